@@ -1,0 +1,218 @@
+"""Every knob of a recipe: its type, default, unit, allowed values and source.
+
+The dataclasses below are the only place where a knob is defined. `default_config()` turns them into the
+locked ConfigDict that a file in configs/ edits; `parse_recipe()` turns the edited ConfigDict back into a
+frozen `Recipe`, with every problem reported at once. Nothing here imports jax.
+
+Sources: "ViT" is arXiv 2010.11929, "AugReg" 2106.10270, "BiT" 1912.11370, "plain ViT" 2205.01580.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from vitjax.config.durations import Duration
+
+
+@dataclasses.dataclass(frozen=True)
+class KnobInfo:
+  """What the schema knows of one knob besides its type and default.
+
+  Attributes:
+    doc: one sentence for `vitjax train --dry_run --explain` and for error messages.
+    unit: 'pixels', 'layers', ... or ''.
+    choices: the allowed values, when they can be listed.
+    minimum: smallest allowed number (for tuples: of each element), inclusive.
+    maximum: largest allowed number, inclusive.
+    square: an int n stands for (n, n).
+    source: where the default comes from.
+  """
+
+  doc: str
+  unit: str = ''
+  choices: tuple[Any, ...] = ()
+  minimum: float | None = None
+  maximum: float | None = None
+  square: bool = False
+  source: str = ''
+
+
+def knob(default: Any, doc: str, **info: Any) -> Any:
+  """Declares a dataclass field with its KnobInfo; `default` is an immutable value."""
+  return dataclasses.field(default=default, metadata={'knob': KnobInfo(doc=doc, **info)})
+
+
+INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'area')
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """The network. `variant` sets the sizes; a size knob that is not None overrides it."""
+
+  variant: str = knob('B/16', 'size and patch: "B/16", a hybrid "R50+B/16", or a BiT ResNet "R50x1"; see config/variants.py')
+  num_classes: int | None = knob(None, "outputs of the head; None: the training source's classes; 0: no head", minimum=0)
+  width: int | None = knob(None, 'token width', unit='features', minimum=1)
+  depth: int | None = knob(None, 'encoder blocks', unit='layers', minimum=1)
+  mlp_dim: int | None = knob(None, 'hidden width of the MLP', unit='features', minimum=1)
+  num_heads: int | None = knob(None, 'attention heads; must divide width', minimum=1)
+  patch_size: int | None = knob(None, 'side of a patch; must divide the image (for hybrids: of the feature map)', unit='pixels', minimum=1)
+  pool: str = knob('token', 'what the head sees: class token, mean of tokens, or attention pooling', choices=('token', 'gap', 'map'), source='ViT D.3')
+  position: str = knob('learned_1d', 'position information', choices=('none', 'learned_1d', 'learned_2d', 'sincos_2d', 'relative'), source='ViT D.4')
+  position_at: str = knob('stem', 'where positions are added', choices=('stem', 'every_layer', 'every_layer_shared'), source='ViT Table 8')
+  representation_size: int | None = knob(None, 'width of the tanh hidden layer of the head, `pre_logits`; None: linear head', unit='features', minimum=1, source='ViT 3.1')
+  num_registers: int = knob(0, 'learned extra tokens that the head ignores', minimum=0, source='arXiv 2309.16588')
+  dropout_rate: float = knob(0.0, 'dropout after positions, attention output and in the MLP', minimum=0.0, maximum=0.99)
+  attention_dropout_rate: float = knob(0.0, 'dropout on attention probabilities', minimum=0.0, maximum=0.99, source='ViT: 0')
+  stochastic_depth_rate: float = knob(0.0, 'drop rate of the last residual branch, rising linearly from 0', minimum=0.0, maximum=0.99, source='AugReg')
+  layer_scale_init: float | None = knob(None, 'initial LayerScale gain; None: no LayerScale', minimum=0.0, source='arXiv 2103.17239')
+  qk_norm: bool | None = knob(None, "LayerNorm on queries and keys; None: the variant's own", source='ViT-22B 2302.05442')
+  parallel_blocks: bool | None = knob(None, "attention and MLP side by side; None: the variant's own", source='ViT-22B 2302.05442')
+  gelu: str = knob('tanh', 'GELU form: tanh approximation (Flax, official checkpoints) or exact erf (PyTorch)', choices=('tanh', 'exact'))
+  head_bias_init: float = knob(0.0, "initial bias of the head's outputs", source='-10 for sigmoid on I21k/JFT, -6.9 on ImageNet (AugReg)')
+  layers: str = knob('loop', 'encoder blocks as a Python loop (official names) or stacked by nn.scan (compiles faster)', choices=('loop', 'scan'))
+  remat: str = knob('none', 'what the backward pass recomputes: nothing, all but matmul outputs, or everything', choices=('none', 'dots', 'full'))
+  dtype: str = knob('float32', 'compute dtype', choices=('float32', 'bfloat16'))
+  param_dtype: str = knob('float32', 'parameter dtype', choices=('float32', 'bfloat16'))
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig:
+  """Where labelled images come from."""
+
+  kind: str = knob('mnist5k', 'reader', choices=('mnist5k', 'digits', 'fashion_mnist', 'image_folder', 'manifest', 'tfds', 'array_record', 'tfrecord', 'synthetic'))
+  path: str | None = knob(None, 'folder or file that the reader opens (TFDS: its data_dir)')
+  name: str | None = knob(None, 'TFDS data set, such as "cifar10" or "imagenet2012:5.1.0"')
+  split: str = knob('train', 'split, with an optional slice: "train", "train[:90%]", "train[4000:]"; sources without splits slice "all"')
+  examples_per_class: int | None = knob(None, 'keep this many examples of each class, drawn with subset_seed; None: all', minimum=1)
+  subset_seed: int = knob(0, 'seed of the few-example subset', minimum=0)
+  num_examples: int = knob(64, 'size of the synthetic source', unit='examples', minimum=1)
+  num_classes: int | None = knob(None, 'classes of a synthetic source or of records without class names; checked against the labels', minimum=1)
+  max_corrupt: int = knob(0, 'unreadable records tolerated before the run stops; each is counted, listed and replaced by a neighbour', unit='examples', minimum=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """Training input. The batch size is global: over all hosts and devices, before accumulation splits it."""
+
+  source: SourceConfig = dataclasses.field(default_factory=SourceConfig)
+  batch_size: int = knob(4096, 'examples per optimiser step over all devices', unit='examples', minimum=1, source='ViT Table 3')
+  image_size: tuple[int, int] = knob((224, 224), 'height and width fed to the model; n means (n, n)', unit='pixels', minimum=1, square=True)
+  mean: tuple[float, float, float] = knob((0.5, 0.5, 0.5), 'subtracted from [0, 1] pixels per channel', source='[-1, 1]: ViT code')
+  std: tuple[float, float, float] = knob((0.5, 0.5, 0.5), 'divides the shifted pixels per channel', minimum=1e-6)
+  crop: str = knob('inception', 'training crop: random area and aspect, zero-padded random shift, or plain resize', choices=('inception', 'shift', 'resize'))
+  crop_area: tuple[float, float] = knob((0.05, 1.0), 'area range of the Inception crop', unit='share of the image', minimum=0.0, maximum=1.0, source='VT code')
+  crop_ratio: tuple[float, float] = knob((0.75, 4 / 3), 'aspect-ratio range of the Inception crop', unit='width / height', minimum=0.01)
+  shift: int = knob(4, "largest random shift of crop='shift', after the resize", unit='pixels', minimum=0)
+  flip: bool = knob(True, 'mirror left-right with probability 1/2')
+  interpolation: str = knob('bilinear', 'resize method of training and evaluation', choices=INTERPOLATIONS)
+  mixup_alpha: float = knob(0.0, 'Beta parameter of mixup; 0: off', minimum=0.0, source='arXiv 1710.09412')
+  shuffle: bool = knob(True, 'a new order each epoch, from the seed and the global example index')
+  num_workers: int = knob(0, 'input worker processes; 0: threads only', minimum=0)
+  num_threads: int = knob(8, 'input threads per process', minimum=1)
+  prefetch: int = knob(2, 'batches kept ready', unit='batches', minimum=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+  """What is learned."""
+
+  name: str = knob('classification', 'the objective', choices=('classification',))
+  loss: str = knob('softmax', 'cross-entropy over classes, or one binary cross-entropy per class', choices=('softmax', 'sigmoid'))
+  label_smoothing: float = knob(0.0, 'weight of the uniform distribution in the targets', minimum=0.0, maximum=0.99)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+  """Optimiser, schedule, regularisation of the weights."""
+
+  name: str = knob('adamw', 'optimiser', choices=('adamw', 'sgd'))
+  peak_lr: float = knob(1e-3, 'learning rate after warm-up', minimum=0.0, source='ViT Table 3')
+  schedule: str = knob('cosine', 'shape after warm-up', choices=('constant', 'cosine', 'linear', 'rsqrt', 'staircase'))
+  warmup: Duration = knob(Duration(10_000, 'steps'), 'linear rise from 0 to peak_lr', source='ViT Table 3')
+  end_lr: float = knob(0.0, 'final rate of cosine and linear', minimum=0.0, source='1e-5 with linear: VT code')
+  rsqrt_timescale: int = knob(10_000, 'timescale of rsqrt', unit='steps', minimum=1, source='arXiv 2106.04560')
+  cooldown: Duration = knob(Duration(0, 'steps'), 'linear fall to 0 at the end of rsqrt and constant')
+  stairs: tuple[Duration, ...] = knob((), "when schedule='staircase' multiplies the rate by stair_factor")
+  stair_factor: float = knob(0.1, 'factor per stair', minimum=0.0, maximum=1.0, source='BiT-HyperRule')
+  weight_decay: float = knob(0.1, 'decoupled weight decay', minimum=0.0, source='ViT Table 3')
+  weight_decay_form: str = knob('times_lr', 'decay multiplied by the rate, or by schedule/peak only (independent of peak_lr)', choices=('times_lr', 'independent'), source='arXiv 1711.05101')
+  weight_decay_on: str = knob(r'.*kernel', 'regex that a decayed parameter path matches in full')
+  b1: float = knob(0.9, 'AdamW first-moment decay', minimum=0.0, maximum=1.0)
+  b2: float = knob(0.999, 'AdamW second-moment decay', minimum=0.0, maximum=1.0)
+  eps: float = knob(1e-8, 'AdamW epsilon', minimum=0.0)
+  momentum: float = knob(0.9, 'SGD momentum', minimum=0.0, maximum=1.0)
+  nesterov: bool = knob(False, 'Nesterov momentum for SGD')
+  momentum_dtype: str = knob('float32', 'dtype of the first moment', choices=('float32', 'bfloat16'), source='bfloat16: VT code')
+  clip_norm: float | None = knob(1.0, 'largest global gradient norm; None: no clipping', minimum=1e-12, source='ViT Table 3')
+  accumulation_steps: int = knob(1, 'micro-batches per step; must divide data.batch_size', minimum=1)
+  ema_decay: float | None = knob(None, 'decay of the averaged weights that evaluation uses; None: off', minimum=0.0, maximum=1.0, source='0.9999: ViT Table 2')
+  layer_decay: float = knob(1.0, "each block's rate is this times the rate of the block above it; 1: off", minimum=0.01, maximum=1.0, source='BEiT 2106.08254')
+  freeze: tuple[str, ...] = knob((), 'regexes; parameters whose path matches one in full do not train')
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelConfig:
+  """Mesh and sharding. Batches are split over data and fsdp, parameters over fsdp and model."""
+
+  data: int = knob(-1, 'mesh axis of pure data parallelism; -1: all devices that remain', minimum=-1)
+  fsdp: int = knob(1, 'mesh axis that also shards parameters and optimiser state', minimum=1)
+  model: int = knob(1, 'mesh axis of tensor parallelism over heads and MLP width', minimum=1)
+  rules: tuple[tuple[str, str], ...] = knob((), "extra (path regex, spec) pairs tried before the built-in rules; spec is like 'fsdp,model' or 'replicated'")
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+  """What is saved in WORKDIR/checkpoints."""
+
+  every: Duration = knob(Duration(1000, 'steps'), 'time between saves; the last step is always saved')
+  keep_last: int = knob(2, 'newest steps kept', minimum=1)
+  keep_best: str | None = knob(None, "metric such as 'val/accuracy_top1' whose best step is kept as well (largest wins)")
+  save_async: bool = knob(True, 'write in the background while training goes on')
+
+
+@dataclasses.dataclass(frozen=True)
+class InitConfig:
+  """Where the weights of a new run come from. A workdir that already holds a checkpoint always wins."""
+
+  checkpoint: str | None = knob(None, 'vitjax workdir or checkpoint step to start from; None: random')
+  head: str = knob('reset', "replace the head by a zero-initialised one and drop pre_logits, or keep both", choices=('reset', 'keep'), source='ViT B.1.1')
+  position_resize: str = knob('zoom', "resampling of learned positions to another grid: scipy's corner-aligned zoom, or half-pixel bilinear / bicubic", choices=('zoom', 'bilinear', 'bicubic'), source='ViT 3.2')
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+  """One evaluator; every example of its split counts exactly once."""
+
+  kind: str = knob('classification', 'the evaluator', choices=('classification',))
+  source: SourceConfig = dataclasses.field(default_factory=SourceConfig)
+  batch_size: int = knob(512, 'examples per evaluation step over all devices; the last batch is padded with a mask', unit='examples', minimum=1)
+  resize_short: int | None = knob(None, 'resize the short side to this, then take the centre; None: plain resize to data.image_size', unit='pixels', minimum=1, source='None: ViT fine-tuning')
+  every: Duration = knob(Duration(1, 'epochs'), 'time between evaluations; the last step is always evaluated')
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+  """Progress and metrics."""
+
+  every: Duration = knob(Duration(50, 'steps'), 'time between rows of metrics.jsonl')
+  tensorboard: bool = knob(True, 'write TensorBoard events to WORKDIR/tensorboard')
+  progress: bool = knob(True, 'show a progress bar on process 0')
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """One training run, complete."""
+
+  model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+  data: DataConfig = dataclasses.field(default_factory=DataConfig)
+  objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
+  optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+  parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)
+  checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+  init: InitConfig = dataclasses.field(default_factory=InitConfig)
+  evals: dict[str, EvalConfig] = dataclasses.field(default_factory=dict)
+  log: LogConfig = dataclasses.field(default_factory=LogConfig)
+  seed: int = knob(0, 'seed of initialisation, order, augmentation and dropout', minimum=0)
+  total: Duration = knob(Duration(90, 'epochs'), 'length of the run and of the learning-rate schedule')
+  stop_after: Duration | None = knob(None, 'end early at this point of the unchanged schedule; None: run to the end')
