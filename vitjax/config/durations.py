@@ -36,6 +36,8 @@ class Duration:
     if match is None or unit not in UNITS:
       raise ValueError(f'{text!r} is not a duration such as "1000 steps", "90 epochs" or "5e6 examples"')
     value = float(match.group(1).replace('_', ''))
+    if not math.isfinite(value):
+      raise ValueError(f'{text!r} is too long')
     if unit != 'epochs' and value != int(value):
       raise ValueError(f'{text!r}: {unit} come in whole numbers')
     return cls(value, unit)

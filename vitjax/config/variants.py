@@ -42,15 +42,23 @@ class ViTVariant:
 
 @dataclasses.dataclass(frozen=True)
 class ResNetVariant:
-  """A parsed BiT ResNet-v2 variant: units per stage and the multiple of the base width 64."""
+  """A parsed BiT ResNet-v2 variant.
+
+  Attributes:
+    units: residual units per stage; each stage after the first halves the resolution.
+    width: channels of the root, 64 times the multiple in the name.
+    groups: groups of each GroupNorm; divides width.
+    small_root: for small images: the root is one 3x3 convolution of stride 1, without pooling, instead of 7x7
+      of stride 2 and max-pooling, so that the whole network downsamples by 2^(stages-1).
+  """
 
   units: tuple[int, ...]
   width: int
   groups: int = 32
+  small_root: bool = False
 
 
 VIT_SIZES = {
-  'XTi': ViTSize(64, 4, 128, 4),
   'Ti': ViTSize(192, 12, 768, 3),
   'S': ViTSize(384, 12, 1536, 6),
   'M': ViTSize(512, 12, 2048, 8),
@@ -70,7 +78,7 @@ RESNET_UNITS = {'R50': (3, 4, 6, 3), 'R101': (3, 4, 23, 3), 'R152': (3, 8, 36, 3
 # stage 4 removed and its layers moved to stage 3; /32 is the output of a regular stage 4.
 STEM_UNITS = {('R50', 16): (3, 4, 9), ('R50', 32): (3, 4, 6, 3), ('R26', 32): (2, 2, 2, 2)}
 
-TINY_RESNET = ResNetVariant((1, 1, 1), width=16, groups=4)
+TINY_RESNET = ResNetVariant((1, 1, 1), width=16, groups=4, small_root=True)
 
 _VIT_PATTERN = re.compile(r'(?:(?P<stem>R\d+)\+)?(?P<size>[A-Za-z0-9]+?)/(?P<patch>\d+)')
 _RESNET_PATTERN = re.compile(r'(?P<units>R\d+)x(?P<width>\d+)')

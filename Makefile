@@ -1,0 +1,83 @@
+# From a fresh clone, `make quickstart` and `make test` need Python (3.11 or newer) and make, nothing else.
+
+PYTHON ?= python3
+VENV ?= .venv
+LINT_VENV ?= .venv-lint
+WORKDIR ?= runs/quickstart
+PYTEST_ARGS ?=
+UV ?= uv
+
+PIP_FLAGS := --disable-pip-version-check --quiet --retries 10 --require-hashes
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test test-slow test-all lint format requirements clean
+
+help:  ## Show the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | column -t -s @ 2>/dev/null \
+	  || sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1: \2/p' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo 'vitjax needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# setuptools first: it builds the one dependency without a wheel, and vitjax itself.
+$(VENV)/build.stamp: requirements/build.txt | $(BIN)/python
+	$(BIN)/python -m pip install $(PIP_FLAGS) -r requirements/build.txt
+	@touch $@
+
+$(VENV)/core.stamp: requirements/core.txt $(VENV)/build.stamp
+	@echo 'Installing the pinned requirements (some 600 MB; minutes on a slow line) ...'
+	$(BIN)/python -m pip install $(PIP_FLAGS) --no-build-isolation -r requirements/core.txt
+	@touch $@
+
+$(VENV)/test.stamp: requirements/test.txt $(VENV)/build.stamp
+	@echo 'Installing the pinned requirements (some 600 MB; minutes on a slow line) ...'
+	$(BIN)/python -m pip install $(PIP_FLAGS) --no-build-isolation -r requirements/test.txt
+	@touch $@
+
+$(VENV)/vitjax.stamp: pyproject.toml setup.py $(VENV)/build.stamp
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --no-index --editable .
+	@touch $@
+
+$(LINT_VENV)/lint.stamp: requirements/lint.txt
+	$(PYTHON) -m venv $(LINT_VENV)
+	$(LINT_VENV)/bin/python -m pip install $(PIP_FLAGS) -r requirements/lint.txt
+	@touch $@
+
+install: $(VENV)/core.stamp $(VENV)/vitjax.stamp  ## Create .venv with vitjax and its pinned requirements
+
+quickstart: install  ## Pretrain on MNIST, transfer to digits, compare: minutes on a laptop
+	$(BIN)/vitjax quickstart --workdir=$(WORKDIR)
+
+test: $(VENV)/test.stamp $(VENV)/vitjax.stamp  ## Run the tests, without the slow ones
+	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+
+test-slow: $(VENV)/test.stamp $(VENV)/vitjax.stamp  ## Run the slow tests alone
+	$(BIN)/python -m pytest -n auto -m slow $(PYTEST_ARGS)
+
+test-all: $(VENV)/test.stamp $(VENV)/vitjax.stamp  ## Run all tests, the slow ones too
+	$(BIN)/python -m pytest -n auto -m 'slow or not slow' $(PYTEST_ARGS)
+
+lint: $(LINT_VENV)/lint.stamp  ## Check style and formatting
+	$(LINT_VENV)/bin/ruff check .
+	$(LINT_VENV)/bin/ruff format --check .
+
+format: $(LINT_VENV)/lint.stamp  ## Mend style and formatting where a tool can
+	$(LINT_VENV)/bin/ruff check --fix .
+	$(LINT_VENV)/bin/ruff format .
+
+# One lock per purpose, for every supported Python and platform at once; test.txt holds core.txt's versions. Pins stay
+# as they are where they can; LOCK_FLAGS=--upgrade moves them. --no-config keeps private indexes out of the locks.
+LOCK = $(UV) --no-config pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --custom-compile-command 'make requirements' --quiet
+
+requirements:  ## Lock requirements/*.txt anew (needs uv)
+	$(LOCK) $(LOCK_FLAGS) requirements/build.in -o requirements/build.txt
+	$(LOCK) $(LOCK_FLAGS) pyproject.toml requirements/build.in -o requirements/core.txt
+	$(LOCK) $(LOCK_FLAGS) pyproject.toml requirements/build.in --extra test -c requirements/core.txt -o requirements/test.txt
+	$(LOCK) $(LOCK_FLAGS) requirements/lint.in -o requirements/lint.txt
+
+clean:  ## Remove the environments and caches that make has created
+	rm -rf $(VENV) $(LINT_VENV) build vitjax.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,64 @@
+"""The same losses on any mesh, in any layer form, with and without remat and accumulation: the promise of step.py."""
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from vitjax.models.layout import stack_blocks
+
+from vitjax.parallel import make_mesh
+from vitjax.training import build
+
+NUM_STEPS = 20
+
+
+def losses(num_devices, monkeypatch, **edits):
+  """Returns the training loss of NUM_STEPS steps on the first num_devices devices."""
+  devices = jax.devices()[:num_devices]
+  monkeypatch.setattr('vitjax.training.build.make_mesh', lambda config: make_mesh(config, devices))
+  run = build(tiny.tiny_recipe(**edits))
+  state = run.init_fn()
+  if run.recipe.model.layers == 'scan':
+    loop_run = build(tiny.tiny_recipe(**edits | {'model__layers': 'loop'}))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, run.abstract_state.params)
+    state = state.replace(params=jax.device_put(stack_blocks(loop_run.init_fn().params), shardings))
+  values = []
+  batches = run.batches(0)
+  for _ in range(NUM_STEPS):
+    state, metrics = run.step_fn(state, next(batches))
+    values.append(float(metrics['loss']))
+  assert bool(metrics['finite'])
+  return np.array(values)
+
+
+@pytest.fixture(scope='module')
+def reference():
+  with pytest.MonkeyPatch.context() as patch:
+    values = losses(1, patch)
+  assert values[-1] < 0.7 * values[0], 'the reference must learn, or equal losses prove nothing'
+  return values
+
+
+CASES = {
+  'data 8': (8, {}),
+  'fsdp 8': (8, {'parallel__fsdp': 8}),
+  'fsdp 4 x model 2': (8, {'parallel__fsdp': 4, 'parallel__model': 2}),
+  'scan': (1, {'model__layers': 'scan'}),
+  'remat full': (1, {'model__remat': 'full'}),
+  'remat dots': (1, {'model__remat': 'dots'}),
+  'accumulation 4': (1, {'optim__accumulation_steps': 4}),
+  'fsdp 2 x model 4, scan, remat, accumulation 4': (
+    8,
+    {
+      'parallel__data': 1, 'parallel__fsdp': 2, 'parallel__model': 4, 'model__layers': 'scan',
+      'model__remat': 'full', 'optim__accumulation_steps': 4,
+    },
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_losses_equal_the_reference(case, reference, monkeypatch):
+  num_devices, edits = CASES[case]
+  np.testing.assert_allclose(losses(num_devices, monkeypatch, **edits), reference, rtol=1e-5)

@@ -1,0 +1,19 @@
+"""Checkpoints: a run's Store, reading one anywhere (restore_params, read_meta), starting from old weights."""
+
+from vitjax.checkpoint.manifest import DamagedCheckpoint
+from vitjax.checkpoint.reading import StepDir, open_checkpoint, read_meta, restore_params
+from vitjax.checkpoint.store import Restored, Store
+from vitjax.checkpoint.transfer import TransferReport, explain_differences, initialize_from
+
+__all__ = [
+  'DamagedCheckpoint',
+  'Restored',
+  'StepDir',
+  'Store',
+  'TransferReport',
+  'explain_differences',
+  'initialize_from',
+  'open_checkpoint',
+  'read_meta',
+  'restore_params',
+]

@@ -1,0 +1,1 @@
+"""The `vitjax` command: one thin file per sub-command; see main.py."""

@@ -1,0 +1,90 @@
+"""`vitjax COMMAND ...`: finds the command, reads its flags, and turns errors into messages and exit codes.
+
+Nothing heavy is imported before a command runs, so that --help and refusals are instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+import vitjax
+from vitjax.errors import TrainingError, VitjaxError
+
+COMMANDS = {
+  'train': 'pretrain, fine-tune or resume a recipe; --dry_run shows what would happen',
+  'eval': "evaluate a checkpoint on its recipe's splits, or on others",
+  'predict': 'classify images with a checkpoint: top-5 with class names',
+  'data': 'show what the model will see: a contact sheet and counts per class',
+  'quickstart': 'pretrain on MNIST, transfer to digits, compare: minutes on a laptop',
+  'doctor': 'check this environment: versions, backend, devices, memory',
+}
+EXIT_RUN_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def _overview() -> str:
+  lines = [f'  {name:<11} {text}' for name, text in COMMANDS.items()]
+  return (
+    f'vitjax {vitjax.__version__}: pretrain Vision Transformers in JAX, and transfer them.\n\n'
+    'usage: vitjax COMMAND [flags]      vitjax COMMAND --help shows flags and an example\n\n'
+    + '\n'.join(lines)
+    + '\n\nfirst steps: vitjax doctor, then vitjax quickstart --workdir=runs/quickstart\n'
+  )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one command; returns the exit code: 0 done, 1 the run failed, 2 refused as asked, 130 interrupted."""
+  argv = list(sys.argv[1:] if argv is None else argv)
+  if not argv or argv[0] in ('-h', '--help', 'help'):
+    print(_overview())
+    return 0
+  if argv[0] == '--version':
+    print(vitjax.__version__)
+    return 0
+  if argv[0] not in COMMANDS:
+    close = difflib.get_close_matches(argv[0], COMMANDS, 1)
+    hint = f'did you mean {close[0]!r}?' if close else f'commands: {", ".join(COMMANDS)}'
+    print(f'vitjax: no command {argv[0]!r}; {hint}', file=sys.stderr)
+    return EXIT_REFUSED
+  command = importlib.import_module(f'vitjax.cli.{argv[0]}')
+  parser = argparse.ArgumentParser(
+    prog=f'vitjax {argv[0]}', description=command.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )  # fmt: skip
+  command.add_arguments(parser)
+  args, overrides = _parse(parser, argv[1:])
+  try:
+    return command.run(args, overrides)
+  except VitjaxError as error:
+    print(f'vitjax {argv[0]}: {error}', file=sys.stderr)
+    return EXIT_RUN_FAILED if isinstance(error, TrainingError) else EXIT_REFUSED
+  except KeyboardInterrupt:
+    print(f'vitjax {argv[0]}: interrupted', file=sys.stderr)
+    return EXIT_INTERRUPTED
+
+
+def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
+  """Splits --config.a.b=value overrides from a command's own flags; exits with 2 on an unknown flag."""
+  own, overrides = [], []
+  rest = iter(argv)
+  for word in rest:
+    if not word.startswith('--config.'):
+      own.append(word)
+      continue
+    path, equals, value = word.removeprefix('--config.').partition('=')
+    if not equals:
+      value = next(rest, None)
+      if value is None:
+        parser.error(f'{word}: expected a value, as in {word}=VALUE')
+    overrides.append((path, value))
+  args, unknown = parser.parse_known_args(own)
+  if unknown:
+    flags = [option for action in parser._actions for option in action.option_strings]
+    close = difflib.get_close_matches(unknown[0].partition('=')[0], flags, 1)
+    parser.error(f'no flag {unknown[0]!r}' + (f'; did you mean {close[0]}?' if close else '; see --help'))
+  if overrides and 'config' not in args:
+    parser.error(f'--config.{overrides[0][0]}: this command reads no recipe')
+  return args, overrides

@@ -1,0 +1,154 @@
+"""Settings that nothing would read: knobs that matter only in some cases are an error when set in others.
+
+A knob counts as set when it differs from its default, so a recipe file may always restore a default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from vitjax.config.checks.base import Findings
+from vitjax.config.knobs import find_knob, read
+from vitjax.config.values import plain
+from vitjax.config.variants import ResNetVariant
+
+
+@dataclasses.dataclass(frozen=True)
+class Use:
+  """Knobs that are read only where another knob has one of some values.
+
+  Attributes:
+    knobs: dotted paths.
+    on: the knob that decides.
+    values: values of `on` for which the knobs are read; empty when `test` decides.
+    test: whether a value of `on` makes the knobs matter.
+    words: what `test` asks for, in words.
+  """
+
+  knobs: tuple[str, ...]
+  on: str
+  values: tuple[Any, ...] = ()
+  test: Callable[[Any], bool] | None = None
+  words: str = ''
+
+  def holds(self, value: Any) -> bool:
+    """Returns whether the knobs are read."""
+    return self.test(value) if self.test is not None else value in self.values
+
+  def condition(self) -> str:
+    """Returns when the knobs are read, in words."""
+    return f'{self.on} {self.words}' if self.words else f'{self.on} = ' + ' or '.join(map(repr, self.values))
+
+
+def _is_set(value: Any) -> bool:
+  return value is not None
+
+
+def _is_head(value: Any) -> bool:
+  return value != 0
+
+
+def _is_positive(value: Any) -> bool:
+  return value > 0
+
+
+_TABLES = ('learned_1d', 'learned_2d')
+_FILES = ('image_folder', 'manifest', 'tfds', 'array_record', 'tfrecord')
+
+USES = (
+  Use(('model.position_at',), 'model.position', (*_TABLES, 'sincos_2d', 'relative')),
+  Use(('model.head_bias_init',), 'model.num_classes', test=_is_head, words='other than 0'),
+  Use(('data.crop_area', 'data.crop_ratio'), 'data.crop', ('inception',)),
+  Use(('data.shift',), 'data.crop', ('shift',)),
+  Use(('optim.b1', 'optim.b2', 'optim.eps'), 'optim.name', ('adamw',)),
+  Use(('optim.momentum', 'optim.nesterov'), 'optim.name', ('sgd',)),
+  Use(('optim.end_lr',), 'optim.schedule', ('cosine', 'linear')),
+  Use(('optim.rsqrt_timescale',), 'optim.schedule', ('rsqrt',)),
+  Use(('optim.cooldown',), 'optim.schedule', ('rsqrt', 'constant')),
+  Use(('optim.stairs', 'optim.stair_factor'), 'optim.schedule', ('staircase',)),
+  Use(
+    ('optim.weight_decay_form', 'optim.weight_decay_on'),
+    'optim.weight_decay',
+    test=_is_positive,
+    words='above 0',
+  ),
+  Use(('init.head', 'init.position_resize'), 'init.checkpoint', test=_is_set, words='set'),
+  Use(('init.position_resize',), 'model.position', _TABLES),
+)
+
+# Paths relative to a source: data.source, evals.<name>.source.
+SOURCE_USES = (
+  Use(('path',), 'kind', ('fashion_mnist', *_FILES)),
+  Use(('name',), 'kind', ('tfds',)),
+  Use(('num_examples',), 'kind', ('synthetic',)),
+  Use(('max_corrupt',), 'kind', _FILES),
+  Use(('subset_seed',), 'examples_per_class', test=_is_set, words='set'),
+)
+
+VIT_ONLY = (
+  'width', 'depth', 'mlp_dim', 'num_heads', 'patch_size', 'pool', 'position', 'position_at', 'num_registers',
+  'representation_size', 'dropout_rate', 'attention_dropout_rate', 'stochastic_depth_rate',
+  'layer_scale_init', 'qk_norm', 'parallel_blocks', 'gelu', 'layers',
+)  # fmt: skip
+
+
+def check_ignored(found: Findings) -> None:
+  """Reports every knob that is set and would not be read."""
+  for use in USES:
+    _check_use(found, use)
+  for source in found.sources():
+    for use in SOURCE_USES:
+      knobs = tuple(f'{source}.{knob}' for knob in use.knobs)
+      _check_use(found, dataclasses.replace(use, knobs=knobs, on=f'{source}.{use.on}'))
+  _check_momentum(found)
+  if isinstance(found.variant(), ResNetVariant):
+    _check_resnet(found)
+
+
+def _differs(found: Findings, path: str) -> bool:
+  knob = find_knob(path)
+  assert knob is not None, path
+  return found.good(path) and read(found.recipe, path) != knob.default
+
+
+def _report(found: Findings, path: str, condition: str, hint: str) -> None:
+  knob = find_knob(path)
+  assert knob is not None, path
+  found.add(path, f'its default {plain(knob.default)!r}, since it is read only with {condition}', hint)
+
+
+def _check_use(found: Findings, use: Use) -> None:
+  if not found.good(use.on):
+    return
+  value = read(found.recipe, use.on)
+  if use.holds(value):
+    return
+  for path in use.knobs:
+    if _differs(found, path):
+      _report(found, path, use.condition(), f'Leave it out, or change {use.on} from {value!r}')
+
+
+def _check_momentum(found: Findings) -> None:
+  """Reports momentum details where SGD runs without momentum."""
+  optim = found.recipe.optim
+  if found.good('optim.name', 'optim.momentum') and optim.name == 'sgd' and optim.momentum == 0:
+    for path in ('optim.nesterov', 'optim.momentum_dtype'):
+      if _differs(found, path):
+        _report(found, path, 'optim.momentum above 0', 'Leave it out, or set optim.momentum')
+
+
+def _check_resnet(found: Findings) -> None:
+  variant = found.recipe.model.variant
+  for name in VIT_ONLY:
+    if _differs(found, f'model.{name}'):
+      _report(
+        found,
+        f'model.{name}',
+        'a transformer variant',
+        f'Leave it out, or change model.variant from {variant!r}',
+      )
+  for path in ('init.position_resize', 'optim.layer_decay'):
+    if _differs(found, path):
+      _report(found, path, 'a transformer variant', f'Leave it out, or change model.variant from {variant!r}')

@@ -1,0 +1,59 @@
+"""A recipe as JSON, for checkpoints, and as text, for people and golden files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vitjax.config import knobs
+from vitjax.config.parse import from_mapping, to_mapping
+from vitjax.config.schema import Recipe
+from vitjax.config.values import plain
+
+_HEADLINE = 'The stored recipe does not fit this version of vitjax.'
+
+
+def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
+  """Returns a recipe as nested dicts of JSON values: durations as texts, tuples as lists."""
+  return _json(to_mapping(recipe))
+
+
+def recipe_from_json(stored: Mapping[str, Any]) -> Recipe:
+  """Returns the recipe that `recipe_to_json` wrote. Only data is read: nothing in it is imported or executed.
+
+  Types, ranges and names are checked. Files and devices are not: a checkpoint may be read on another machine.
+
+  Raises:
+    ConfigError: knobs that this version does not know or that are missing, and values of a wrong type; all of
+      them are listed.
+  """
+  return from_mapping(stored, _HEADLINE)
+
+
+def render(recipe: Recipe) -> str:
+  """Returns a recipe as text: a `path = value` line per knob in order, '*' before what is not the default."""
+  lines = list(_leaves(to_mapping(recipe), ''))
+  width = max(len(path) for path, _ in lines)
+  return '\n'.join(f'{_mark(path, value)} {path.ljust(width)} = {plain(value)!r}' for path, value in lines)
+
+
+def _mark(path: str, value: Any) -> str:
+  knob = knobs.find_knob(path)
+  return ' ' if knob is not None and value == knob.default else '*'
+
+
+def _leaves(node: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
+  found: list[tuple[str, Any]] = []
+  for name, value in node.items():
+    if isinstance(value, dict):
+      found += _leaves(value, f'{prefix}{name}.')
+    else:
+      found.append((prefix + name, value))
+  return found
+
+
+def _json(value: Any) -> Any:
+  if isinstance(value, dict):
+    return {name: _json(inner) for name, inner in value.items()}
+  value = plain(value)
+  return [_json(item) for item in value] if isinstance(value, tuple) else value

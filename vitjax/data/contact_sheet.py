@@ -1,0 +1,117 @@
+"""A picture of what the model is about to see: augmented training samples with their labels."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from vitjax.config.schema import DataConfig
+from vitjax.data.pipeline import source_index
+from vitjax.data.readers import require
+from vitjax.data.sources import Source
+from vitjax.data.transforms import Augment, example_rng
+from vitjax.errors import ConfigError, Problem
+
+_CELL = 128
+_GAP = 10
+_LABEL_HEIGHT = 22
+_TITLE_HEIGHT = 58
+_INK, _MUTED, _PAPER, _FRAME = (30, 30, 34), (110, 110, 118), (255, 255, 255), (205, 205, 212)
+
+
+def contact_sheet(
+  config: DataConfig,
+  source: Source,
+  path: str | os.PathLike[str],
+  *,
+  seed: int = 0,
+  rows: int = 6,
+  columns: int = 8,
+) -> pathlib.Path:
+  """Writes a PNG of the first rows x columns training samples, cropped and flipped as the model gets them; returns its path.
+
+  Pixels are shown before normalisation, small images enlarged by whole pixels. Damaged records raise.
+
+  Args:
+    config: image size and augmentation.
+    source: from open_source.
+    path: a .png file; folders are made.
+    seed: the run's seed; with it the sheet shows the very first samples of the run.
+
+  Raises:
+    ConfigError: `path` does not end in .png.
+    UnreadableError: one of these samples is damaged.
+  """
+  target = pathlib.Path(path)
+  if target.suffix.lower() != '.png':
+    raise ConfigError(
+      'the contact sheet is a PNG', [Problem('path', str(target), 'a file name ending in .png')]
+    )
+  augment = Augment.from_config(config)
+  width = columns * (_CELL + _GAP) + _GAP
+  sheet = Image.new('RGB', (width, _TITLE_HEIGHT + rows * (_CELL + _LABEL_HEIGHT + _GAP)), _PAPER)
+  draw = ImageDraw.Draw(sheet)
+  title = f'{source.kind}  {source.split}'
+  draw.text((_GAP, 10), _fitted(title, _font(18), width - 2 * _GAP), fill=_INK, font=_font(18))
+  draw.text(
+    (_GAP, 34),
+    _fitted(_subtitle(config, source, seed), _font(12), width - 2 * _GAP),
+    fill=_MUTED,
+    font=_font(12),
+  )
+  for position in range(rows * columns):
+    index = source_index(position, len(source), seed=seed, shuffle=config.shuffle)
+    image, label = source.load(index)
+    tile = _enlarged(augment(image, example_rng(seed, position)))
+    row, column = divmod(position, columns)
+    left, top = _GAP + column * (_CELL + _GAP), _TITLE_HEIGHT + row * (_CELL + _LABEL_HEIGHT + _GAP)
+    x, y = left + (_CELL - tile.width) // 2, top + (_CELL - tile.height) // 2
+    draw.rectangle((x - 1, y - 1, x + tile.width, y + tile.height), outline=_FRAME)
+    sheet.paste(tile, (x, y))
+    text = _fitted(source.class_names[label], _font(13), _CELL)
+    draw.text((left + _CELL / 2, top + _CELL + 4), text, fill=_INK, font=_font(13), anchor='ma')
+  target.parent.mkdir(parents=True, exist_ok=True)
+  sheet.save(target)
+  return target
+
+
+def _subtitle(config: DataConfig, source: Source, seed: int) -> str:
+  crop = f'crop {config.crop}'
+  if config.crop == 'inception':
+    crop += f', area {config.crop_area[0]:g} to {config.crop_area[1]:g}'
+  elif config.crop == 'shift':
+    crop += f' up to {config.shift} px'
+  flip = 'flip' if config.flip else 'no flip'
+  height, width = config.image_size
+  return (
+    f'{len(source):,} examples, {source.num_classes} classes  |  {crop}, {flip}, {config.interpolation}  |  '
+    f'{height} x {width} px  |  seed {seed}'
+  )
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+  """Returns DejaVu Sans, which comes with matplotlib and covers most alphabets."""
+  matplotlib = require('matplotlib', 'matplotlib', where='contact sheet')
+  return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf'), size)
+
+
+def _fitted(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+  """Returns `text`, cut with an ellipsis where it is wider than `width` pixels."""
+  if font.getlength(text) <= width:
+    return text
+  kept = next(n for n in range(len(text) - 1, -1, -1) if font.getlength(text[:n] + '…') <= width)
+  return text[:kept] + '…'
+
+
+def _enlarged(image: np.ndarray) -> Image.Image:
+  """Returns the image scaled into a cell: by a whole factor when it is smaller, smoothly when it is larger."""
+  tile = Image.fromarray(image)
+  larger = max(tile.size)
+  if larger <= _CELL:
+    factor = _CELL // larger
+    return tile.resize((tile.width * factor, tile.height * factor), Image.Resampling.NEAREST)
+  size = tuple(max(round(side * _CELL / larger), 1) for side in tile.size)
+  return tile.resize((size[0], size[1]), Image.Resampling.LANCZOS)

@@ -1,0 +1,299 @@
+"""Images as files: one folder per class, or a manifest (CSV, TSV or JSON lines) of images and labels."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pathlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from vitjax.data.decode import UnreadableError
+from vitjax.data.readers import MAX_STATS, Reader, spread, unknown_split
+from vitjax.data.splits import stratified_order
+from vitjax.errors import DataError, Problem
+
+IMAGE_SUFFIXES = frozenset(
+  '.jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .j2k .mpo'.split()
+)
+SPLIT_FOLDERS = {
+  'train': ('train', 'training'),
+  'val': ('val', 'valid', 'validation'),
+  'test': ('test', 'testing'),
+}
+CLASSES_FILE = 'classes.txt'
+_ORDER_SEED = 20_201_022
+_MAX_LISTED = 20
+
+
+class FileReader(Reader):
+  """Records that are image files.
+
+  Args:
+    root: the folder that `files` are relative to.
+    files: relative paths (absolute ones stay as they are).
+    labels: one class id per file.
+    class_names: one per class id, or ().
+    notes: remarks, such as files that were skipped.
+  """
+
+  def __init__(
+    self,
+    root: pathlib.Path,
+    files: Sequence[str],
+    labels: Sequence[int] | np.ndarray,
+    class_names: Sequence[str],
+    notes: Sequence[str] = (),
+  ):
+    self._root = str(root)
+    self._files = tuple(files)
+    self._labels = np.asarray(labels, np.int64)
+    self.class_names = tuple(class_names)
+    self.notes = tuple(notes)
+
+  def __len__(self) -> int:
+    return len(self._files)
+
+  def read(self, i: int) -> tuple[bytes, int]:
+    try:
+      with open(self.name_of(i), 'rb') as file:
+        return file.read(), int(self._labels[i])
+    except OSError as error:
+      raise UnreadableError(self.name_of(i), error.strerror or str(error)) from error
+
+  def labels(self) -> np.ndarray:
+    return self._labels
+
+  def name_of(self, i: int) -> str:
+    return os.path.join(self._root, self._files[i])
+
+  def digest_parts(self) -> Iterator[bytes]:
+    yield self._labels.tobytes()
+    for file in self._files:
+      yield file.encode('utf-8', 'surrogateescape') + b'\0'
+    for i in spread(len(self), MAX_STATS):
+      try:
+        size = os.stat(self.name_of(i)).st_size
+      except OSError:
+        size = -1
+      yield size.to_bytes(8, 'little', signed=True)
+
+
+def open_image_folder(path: str, split: str, *, where: str) -> Reader:
+  """Returns the images below `path`: one sub-folder per class, or one per split that holds one per class.
+
+  With split folders (train, val or validation, test, and nothing beside them) `split` picks one and 'all'
+  takes all; class ids come from the union of their class folders, so that they agree between splits. Without
+  split folders everything is both 'train' and 'all'. Class ids follow the sorted folder names. Files are put
+  into a fixed stratified order, so 'train[:90%]' holds 90 % of each class. Hidden files are skipped; files
+  that are not images by their suffix are skipped and counted in `notes`.
+
+  Raises:
+    DataError: there is no such folder, no class folder, a class without training images, or no such split.
+  """
+  root = pathlib.Path(path).expanduser()
+  if not root.is_dir():
+    found = 'a file' if root.exists() else 'no such folder'
+    raise DataError(
+      'the image folder cannot be opened', [Problem(str(root), found, 'a folder', f'Set {where}.path')]
+    )
+  groups = _split_folders(root)
+  name = _canonical_split(split)
+  if name != 'all' and name not in groups:
+    hint = 'Slice it: "train[:90%]" and "train[90%:]"' if groups == {'train': root} else ''
+    raise unknown_split(where, split, (*groups, 'all'), f'These are the splits of {root}. {hint}'.rstrip())
+  class_names = sorted({folder.name for group in groups.values() for folder in _subfolders(group)})
+  if not class_names:
+    hint = 'Put each image into a folder named after its class, or write a manifest (kind "manifest")'
+    raise DataError('no class folders', [Problem(str(root), 'no sub-folders', 'one folder per class', hint)])
+  files, labels, skipped = [], [], []
+  for group in groups.values() if name == 'all' else (groups[name],):
+    skipped += [
+      entry.name for entry in sorted(group.iterdir()) if entry.is_file() and not entry.name.startswith('.')
+    ]
+    for label, class_name in enumerate(class_names):
+      images, others = _images_below(group / class_name)
+      files += [os.path.relpath(image, root) for image in images]
+      labels += [label] * len(images)
+      skipped += others
+  notes = _skipped_note(skipped)
+  empty = [class_names[label] for label in sorted(set(range(len(class_names))) - set(labels))]
+  if empty and (name in ('train', 'all') or not files):
+    folder = root if name == 'all' else groups[name]
+    hint = f'Add images ({", ".join(sorted(IMAGE_SUFFIXES))}) or remove the class folder'
+    raise DataError(
+      'classes without images',
+      [Problem(str(folder / each), '0 images', 'at least 1', hint) for each in empty],
+    )
+  if empty:
+    notes += (f'{len(empty)} classes have no image in split {name!r}: {_shortened(empty)}',)
+  order = stratified_order(np.array(labels), seed=_ORDER_SEED)
+  return FileReader(root, [files[i] for i in order], np.array(labels)[order], class_names, notes)
+
+
+def _canonical_split(name: str) -> str:
+  return next((split for split, aliases in SPLIT_FOLDERS.items() if name.lower() in aliases), name)
+
+
+def _split_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
+  """Returns {split: its folder}; {'train': root} when any sub-folder is not named after a split (it is a class)."""
+  folders = _subfolders(root)
+  splits = {_canonical_split(folder.name): folder for folder in folders}
+  is_layout = bool(folders) and set(splits) <= set(SPLIT_FOLDERS) and len(splits) == len(folders)
+  return splits if is_layout else {'train': root}
+
+
+def _subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
+  return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith('.'))
+
+
+def _images_below(folder: pathlib.Path) -> tuple[list[str], list[str]]:
+  """Returns the image files below a class folder, sorted, and the names of files that are no images."""
+  images, others = [], []
+  for parent, folders, names in os.walk(folder):
+    folders[:] = sorted(name for name in folders if not name.startswith('.'))
+    for name in sorted(name for name in names if not name.startswith('.')):
+      is_image = os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+      (images if is_image else others).append(os.path.join(parent, name) if is_image else name)
+  return images, others
+
+
+def _skipped_note(names: Sequence[str]) -> tuple[str, ...]:
+  if not names:
+    return ()
+  suffixes = Counter(os.path.splitext(name)[1] or '(no suffix)' for name in names)
+  kinds = ', '.join(f'{count} {suffix}' for suffix, count in suffixes.most_common(5))
+  return (
+    f'{len(names)} files are not images in class folders and were skipped ({kinds}): {_shortened(names)}',
+  )
+
+
+def _shortened(names: Sequence[str]) -> str:
+  return ', '.join(names[:5]) + (', ...' if len(names) > 5 else '')
+
+
+def open_manifest(path: str, split: str, *, num_classes: int | None, where: str) -> Reader:
+  """Returns the images that a manifest lists, in its order.
+
+  A manifest is a .csv or .tsv file with a header, or a .jsonl file with one object per line; the columns
+  `image` and `label` are read, others ignored. Relative image paths start at the manifest's folder. Labels
+  are class ids when all of them are whole numbers, class names otherwise. Names are numbered in sorted order,
+  or by a file classes.txt (one name per line) beside the manifest, which keeps the ids of several manifests
+  equal.
+
+  Raises:
+    DataError: listing every row that cannot be used.
+  """
+  manifest = pathlib.Path(path).expanduser()
+  if split not in ('train', 'all'):
+    raise unknown_split(
+      where, split, ('all', 'train'), 'A manifest is one split; write one file per split, or slice "all"'
+    )
+  if not manifest.is_file():
+    raise DataError(
+      'the manifest cannot be opened', [Problem(str(manifest), 'no such file', 'a .csv, .tsv or .jsonl file')]
+    )
+  try:
+    rows = _manifest_rows(manifest)
+  except (UnicodeDecodeError, csv.Error) as error:
+    raise DataError(
+      'the manifest cannot be read', [Problem(str(manifest), str(error), 'UTF-8 text')]
+    ) from error
+  problems = [Problem(f'{manifest}:{line}', '', reason) for line, image, label, reason in rows if reason]
+  files = [image for _, image, _, _ in rows]
+  texts = [label for _, _, label, _ in rows]
+  class_names = _read_classes(manifest.parent / CLASSES_FILE)
+  if not rows:
+    problems.append(Problem(str(manifest), '0 rows', 'one row per image'))
+  elif not problems:
+    labels, class_names, problems = _manifest_labels(
+      texts, class_names, num_classes, [f'{manifest}:{row[0]}' for row in rows]
+    )
+    problems += [
+      Problem(f'{manifest}:{rows[i][0]}', files[i], 'an existing file', f'Paths start at {manifest.parent}')
+      for i in spread(len(rows), MAX_STATS)
+      if not (manifest.parent / files[i]).is_file()
+    ]
+  if problems:
+    raise DataError(f'{len(problems)} problems in the manifest', limited(problems))
+  return FileReader(manifest.parent, files, labels, class_names)
+
+
+def _manifest_rows(manifest: pathlib.Path) -> list[tuple[int, str, str, str]]:
+  """Returns (line, image, label, what is wrong or '') per row."""
+  suffix = manifest.suffix.lower()
+  rows: list[tuple[int, str, str, str]] = []
+  with manifest.open(encoding='utf-8-sig', newline='') as file:
+    if suffix in ('.csv', '.tsv'):
+      table = csv.DictReader(file, delimiter='\t' if suffix == '.tsv' else ',')
+      missing = [column for column in ('image', 'label') if column not in (table.fieldnames or ())]
+      if missing:
+        return [(1, '', '', f'a header with the columns image and label (missing: {", ".join(missing)})')]
+      for row in table:
+        rows.append(_checked_row(table.line_num, row['image'], row['label']))
+    elif suffix in ('.jsonl', '.ndjson'):
+      for line, text in enumerate(file, start=1):
+        if text.strip():
+          rows.append(_json_row(line, text))
+    else:
+      return [(1, '', '', f'a file named .csv, .tsv or .jsonl, not {suffix!r}')]
+  return rows
+
+
+def _json_row(line: int, text: str) -> tuple[int, str, str, str]:
+  try:
+    row = json.loads(text)
+  except ValueError as error:
+    return line, '', '', f'a JSON object ({error})'
+  if not isinstance(row, dict) or not {'image', 'label'} <= row.keys():
+    return line, '', '', 'a JSON object with the keys image and label'
+  if isinstance(row['label'], bool) or not isinstance(row['label'], int | str):
+    return line, '', '', f'a label that is a name or a whole number, not {row["label"]!r}'
+  return _checked_row(line, row['image'], str(row['label']))
+
+
+def _checked_row(line: int, image: object, label: object) -> tuple[int, str, str, str]:
+  if not isinstance(image, str) or not image.strip():
+    return line, '', '', 'an image path'
+  if not isinstance(label, str) or not label.strip():
+    return line, image, '', 'a label'
+  return line, image, label.strip(), ''
+
+
+def _read_classes(path: pathlib.Path) -> tuple[str, ...]:
+  """Returns the names in classes.txt, () when there is none."""
+  if not path.is_file():
+    return ()
+  return tuple(line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines() if line.strip())
+
+
+def _manifest_labels(
+  texts: Sequence[str], names: tuple[str, ...], num_classes: int | None, rows: Sequence[str]
+) -> tuple[list[int], tuple[str, ...], list[Problem]]:
+  """Returns class ids, class names and the problems of label texts."""
+  try:
+    labels = [int(text) for text in texts]
+  except ValueError:
+    names = names or tuple(sorted(set(texts)))
+    ids = {name: label for label, name in enumerate(names)}
+    known = f'one of the {len(names)} names in {CLASSES_FILE}'
+    problems = [
+      Problem(row, repr(text), known) for row, text in zip(rows, texts, strict=True) if text not in ids
+    ]
+    return [ids[text] if text in ids else -1 for text in texts], names, problems
+  limit = len(names) or num_classes or max(labels) + 1
+  problems = [
+    Problem(row, str(label), f'a label from 0 to {limit - 1}')
+    for row, label in zip(rows, labels, strict=True)
+    if not 0 <= label < limit
+  ]
+  return labels, names or tuple(str(label) for label in range(limit)), problems
+
+
+def limited(problems: Sequence[Problem], most: int = _MAX_LISTED) -> list[Problem]:
+  """Returns the first `most` problems and one line that counts the rest."""
+  rest = len(problems) - most
+  return [*problems[:most], *([Problem(f'... and {rest} more')] if rest > 0 else [])]

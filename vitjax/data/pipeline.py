@@ -1,0 +1,354 @@
+"""Batches for training and evaluation: Grain runs the threads and workers, the order is a function of (seed, position).
+
+Position p counts training examples from step 0 over all hosts: batch s holds positions s * batch_size
+onwards, and a process makes its own block of rows. Which image stands at p, and how it is augmented, depends
+on the seed and p alone. So the stream is the same for any number of hosts, threads and workers, and training
+resumes at any step.
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+import math
+import signal
+from collections.abc import Iterator, Sequence
+
+import grain
+import numpy as np
+from absl import flags
+
+from vitjax.config.schema import DataConfig, EvalConfig
+from vitjax.data.decode import UnreadableError
+from vitjax.data.folders import limited
+from vitjax.data.preprocess import Preprocess
+from vitjax.data.sources import Source
+from vitjax.data.transforms import Augment, example_rng
+from vitjax.errors import ConfigError, DataError, Problem
+
+Batch = dict[str, np.ndarray]
+
+# Training has no end of its own; this many steps are as good as endless, and products with batch sizes stay
+# in int64.
+_ENDLESS_STEPS = 1 << 40
+# Examples that a thread makes at a stretch: Grain's bookkeeping per element costs as much as a small image.
+_CHUNK_SIZE = 16
+# In a record's `skipped`: something that no budget covers, such as a label out of range.
+_FATAL = -1
+
+
+class _Example(abc.ABC):
+  """Makes example p of this process's stream. Picklable, for worker processes; raises nothing that a record causes."""
+
+  def __init__(
+    self,
+    source: Source,
+    *,
+    image_size: tuple[int, int],
+    batch_size: int,
+    process_index: int,
+    process_count: int,
+  ):
+    self.source = source
+    self._blank = np.zeros((*image_size, 3), np.uint8)
+    self._batch_size = batch_size
+    self._process_index = process_index
+    self._local_size = batch_size // process_count
+
+    self.chunk_size = math.gcd(self._local_size, _CHUNK_SIZE)
+
+  def __call__(self, chunk: int) -> Batch:
+    """Returns `chunk_size` neighbouring rows of this process's stream, stacked."""
+    step, row = divmod(int(chunk) * self.chunk_size, self._local_size)
+    first = step * self._batch_size + self._process_index * self._local_size + row
+    return _stack([self.make(first + i) for i in range(self.chunk_size)])
+
+  @abc.abstractmethod
+  def make(self, position: int) -> dict[str, np.ndarray]:
+    """Returns the record of global position `position`: the batch's fields, plus `asked` and `skipped` (see Batches)."""
+
+
+class _TrainExample(_Example):
+  """Example p: image order(p), augmented with generator (seed, p)."""
+
+  def __init__(self, source: Source, augment: Augment, *, seed: int, shuffle: bool, **layout: int):
+    super().__init__(source, image_size=augment.image_size, **layout)
+    self._augment = augment
+    self._seed = seed
+    self._shuffle = shuffle
+    self._damaged: set[int] = set()
+
+  def make(self, position: int) -> dict[str, np.ndarray]:
+    asked = source_index(position, len(self.source), seed=self._seed, shuffle=self._shuffle)
+    image, label, skipped = self._load(asked)
+    if image is not None:
+      image = self._augment(image, example_rng(self._seed, position))
+    used = (asked + max(skipped, 0)) % len(self.source)
+    return _record(self._blank if image is None else image, label, used, asked, skipped)
+
+  def _load(self, asked: int) -> tuple[np.ndarray | None, int, int]:
+    """Returns image, label and how many damaged records were passed over; no image when the budget cannot cover it."""
+    for skipped in range(min(self.source.max_corrupt + 1, len(self.source))):
+      index = (asked + skipped) % len(self.source)
+      if index in self._damaged:
+        continue
+      try:
+        return *self.source.load(index), skipped
+      except UnreadableError:
+        self._damaged.add(index)
+      except DataError:
+        return None, 0, _FATAL
+    return None, 0, self.source.max_corrupt + 1
+
+
+class _EvalExample(_Example):
+  """Example p of the split, prepared without randomness; beyond the end, and in place of damaged ones, weight 0."""
+
+  def __init__(self, source: Source, preprocess: Preprocess, **layout: int):
+    super().__init__(source, image_size=preprocess.image_size, **layout)
+    self._preprocess = preprocess
+
+  def make(self, position: int) -> dict[str, np.ndarray]:
+    if position >= len(self.source):
+      return {**_record(self._blank, 0, -1, -1, 0), 'weight': np.float32(0)}
+    try:
+      image, label = self.source.load(position)
+    except UnreadableError:
+      return {**_record(self._blank, 0, position, position, 1), 'weight': np.float32(0)}
+    except DataError:
+      return {**_record(self._blank, 0, position, position, _FATAL), 'weight': np.float32(0)}
+    return {**_record(self._preprocess(image), label, position, position, 0), 'weight': np.float32(1)}
+
+
+def _record(image: np.ndarray, label: int, index: int, asked: int, skipped: int) -> dict[str, np.ndarray]:
+  return {
+    'image': image,
+    'label': np.int32(label),
+    'index': np.int64(index),
+    'asked': np.int64(asked),
+    'skipped': np.int64(skipped),
+  }
+
+
+def source_index(position: int, num_examples: int, *, seed: int, shuffle: bool) -> int:
+  """Returns which example of the source stands at a global position: each once per epoch, a new order every epoch.
+
+  Args:
+    position: 0 is the first example of step 0.
+    shuffle: False: the source's own order, in every epoch.
+  """
+  epoch, offset = divmod(position, num_examples)
+  if not shuffle or num_examples == 1:
+    return offset
+  return grain.experimental.index_shuffle(
+    offset, max_index=num_examples - 1, seed=_epoch_seed(seed, epoch), rounds=4
+  )
+
+
+@functools.lru_cache(maxsize=64)
+def _epoch_seed(seed: int, epoch: int) -> int:
+  return int(np.random.SeedSequence(seed, spawn_key=(epoch,)).generate_state(1)[0])
+
+
+class Batches:
+  """An iterator of batches that also keeps the book of unreadable records. Close it, or use it in a `with`.
+
+  Unreadable records are found where they are read, in threads or worker processes, and reported along with
+  the rows; the budget is kept here, in the process's main thread. It is kept per process.
+
+  Attributes:
+    num_batches: how many batches there are, None for endless training.
+    corrupt: {source id: 'file: reason'} of the unreadable records met so far.
+  """
+
+  def __init__(
+    self, examples: _Example, config: DataConfig, *, local_size: int, start_step: int, num_batches: int | None
+  ):
+    self.num_batches = num_batches
+    self.corrupt: dict[int, str] = {}
+    self._source = examples.source
+    steps = _ENDLESS_STEPS if num_batches is None else num_batches
+    chunks_per_step = local_size // examples.chunk_size
+    chunks = grain.MapDataset.range(start_step * chunks_per_step, steps * chunks_per_step)
+    self._iterator = iter(_parallel(chunks.map(examples), config, chunks_per_step))
+
+  def __iter__(self) -> Iterator[Batch]:
+    return self
+
+  def __next__(self) -> Batch:
+    """Returns the next batch.
+
+    Raises:
+      StopIteration: the evaluation split is finished.
+      DataError: more unreadable records than max_corrupt, or a label out of range; all of them named.
+    """
+    batch = next(self._iterator)
+    asked, skipped = batch.pop('asked'), batch.pop('skipped')
+    if skipped.any():
+      try:
+        self._account(asked, skipped)
+      except DataError:
+        self.close()
+        raise
+    return batch
+
+  def _account(self, asked: np.ndarray, skipped: np.ndarray) -> None:
+    """Enters the skipped records into the book, and raises when that is too much."""
+    for first, count in zip(asked[skipped != 0].tolist(), skipped[skipped != 0].tolist(), strict=True):
+      if count == _FATAL:
+        self._source.load(first)  # raises what the worker met
+        raise DataError(
+          'a record cannot be used', [Problem(self._source.name_of(first), '', 'a label in range')]
+        )
+      for index in ((first + i) % len(self._source) for i in range(count)):
+        if index not in self.corrupt:
+          self.corrupt[index] = self._reason(index)
+    if len(self.corrupt) > self._source.max_corrupt:
+      problems = [Problem(f'record {index}', reason) for index, reason in self.corrupt.items()]
+      problems.append(
+        Problem(
+          f'{self._source.where}.max_corrupt',
+          str(self._source.max_corrupt),
+          'at least the number of damaged records',
+          'Replace or remove the files above, or raise it',
+        )
+      )
+      raise DataError(f'{len(self.corrupt)} unreadable records', [*limited(problems[:-1]), problems[-1]])
+
+  def _reason(self, index: int) -> str:
+    try:
+      self._source.load(index)
+    except UnreadableError as error:
+      return f'{error.name}: {error.reason}'
+    return f'{self._source.name_of(index)}: could not be read at first, later it could'
+
+  def close(self) -> None:
+    """Ends threads and worker processes; does nothing the second time."""
+    self._iterator.close()
+
+  def __enter__(self) -> Batches:
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    self.close()
+
+
+def _parallel(chunks: grain.MapDataset, config: DataConfig, chunks_per_step: int) -> grain.IterDataset:
+  """Returns batches made by threads, or by worker processes with threads each. The result is the same."""
+  if config.num_workers == 0:
+    buffered = config.prefetch * chunks_per_step
+    options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=buffered)
+    return chunks.to_iter_dataset(options).batch(chunks_per_step, batch_fn=_concatenate)
+  if (
+    not flags.FLAGS.is_parsed()
+  ):  # Grain hands absl's flags to its workers; outside app.run nobody has parsed them.
+    flags.FLAGS.mark_as_parsed()
+  # Workers take turns at whole batches, so their number does not show in the result.
+  options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=config.prefetch)
+  batches = chunks.batch(chunks_per_step, batch_fn=_concatenate).to_iter_dataset(options)
+  return batches.mp_prefetch(
+    grain.MultiprocessingOptions(num_workers=config.num_workers), worker_init_fn=_start_worker
+  )
+
+
+def _stack(records: Sequence[dict[str, np.ndarray]]) -> Batch:
+  return {name: np.stack([record[name] for record in records]) for name in records[0]}
+
+
+def _concatenate(batches: Sequence[Batch]) -> Batch:
+  return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def _start_worker(worker: int, num_workers: int) -> None:
+  """Lets a worker outlive SIGTERM and Ctrl-C: the main process saves first, and ends its workers itself."""
+  del worker, num_workers
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def train_batches(
+  config: DataConfig,
+  source: Source,
+  *,
+  seed: int,
+  start_step: int = 0,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Batches:
+  """Returns the endless stream of training batches from `start_step` on. Host-side; batches are local.
+
+  A batch is {'image': uint8 [b, h, w, 3], 'label': int32 [b], 'index': int64 [b]} with b = batch_size /
+  process_count; 'index' is the example's id in `source`. Stacking the processes' batches in rank order gives
+  the global batch, the same for every process_count. Every run of len(source) positions holds each example
+  once; batches run across the ends of epochs. A damaged record is replaced by the next readable one of the
+  source, up to `max_corrupt` of them.
+
+  Args:
+    config: sizes, augmentation, threads. config.source is not looked at.
+    source: from open_source.
+    seed: of order and augmentation.
+    start_step: the first step to make; the stream continues as if the steps before it had been taken.
+    process_index: this process's rank, in [0, process_count).
+    process_count: processes that share the global batch.
+
+  Raises:
+    ConfigError: batch_size is not divisible by process_count, or ranges are empty.
+  """
+  local_size = _local_size('data', config.batch_size, process_index, process_count)
+  problems = [
+    Problem(f'data.{name}', str((low, high)), 'the smaller number first')
+    for name, (low, high) in (('crop_area', config.crop_area), ('crop_ratio', config.crop_ratio))
+    if low > high
+  ]
+  if problems:
+    raise ConfigError('the augmentation is not consistent', problems)
+  examples = _TrainExample(
+    source,
+    Augment.from_config(config),
+    seed=seed,
+    shuffle=config.shuffle,
+    batch_size=config.batch_size,
+    process_index=process_index,
+    process_count=process_count,
+  )
+  return Batches(examples, config, local_size=local_size, start_step=start_step, num_batches=None)
+
+
+def eval_batches(
+  config: EvalConfig, data: DataConfig, source: Source, *, process_index: int = 0, process_count: int = 1
+) -> Batches:
+  """Returns one pass over `source`, every example once, the same number of batches on every process.
+
+  A batch is {'image', 'label', 'index'} as in training, plus 'weight': float32 [b], 1 for an example, 0 for
+  padding (index -1) and for damaged records that `max_corrupt` of the source tolerates (they are counted in
+  `corrupt`, not
+  replaced: no example may count twice).
+
+  Args:
+    config: batch size and resize_short.
+    data: image size, interpolation, threads.
+    source: the evaluation split, from open_source.
+    process_index: this process's rank.
+    process_count: processes that share each batch.
+
+  Raises:
+    ConfigError: batch_size is not divisible by process_count, or the preprocessing is not consistent.
+  """
+  local_size = _local_size('evals', config.batch_size, process_index, process_count)
+  preprocess = Preprocess.from_config(data, resize_short=config.resize_short)
+  examples = _EvalExample(
+    source, preprocess, batch_size=config.batch_size, process_index=process_index, process_count=process_count
+  )
+  num_batches = math.ceil(len(source) / config.batch_size)
+  return Batches(examples, data, local_size=local_size, start_step=0, num_batches=num_batches)
+
+
+def _local_size(where: str, batch_size: int, process_index: int, process_count: int) -> int:
+  if batch_size % process_count:
+    expected = f'a multiple of the {process_count} processes'
+    raise ConfigError(
+      'the batch does not divide', [Problem(f'{where}.batch_size', str(batch_size), expected)]
+    )
+  if not 0 <= process_index < process_count:
+    raise ValueError(f'process_index {process_index} is not in [0, {process_count})')
+  return batch_size // process_count

@@ -1,0 +1,388 @@
+"""Data sets packed into shards: ArrayRecord or TFRecord files of tf.train.Example messages, read without TensorFlow."""
+
+from __future__ import annotations
+
+import abc
+import io
+import json
+import mmap
+import os
+import pathlib
+import re
+import struct
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from PIL import Image
+
+from vitjax.data.decode import UnreadableError
+from vitjax.data.folders import limited
+from vitjax.data.readers import Reader, require, spread, unknown_split
+from vitjax.errors import DataError, Problem
+
+CLASS_NAMES_FILE = 'class_names.json'
+IMAGE_KEYS = ('image', 'image/encoded')
+LABEL_KEYS = ('label', 'image/class/label')
+_NUM_SAMPLED = 64
+# 'train-00000-of-00002.array_record', 'mnist-train.tfrecord-00000-of-00001', 'test.tfrecord'
+_SHARD_NAME = re.compile(
+  r'(?:.*-)?(?P<split>[A-Za-z]\w*?)(?:-(?P<i>\d+)-of-(?P<n>\d+))?\.(?:array_record|tfrecord)s?(?:-(?P<i2>\d+)-of-(?P<n2>\d+))?'
+)
+
+
+class Shard(abc.ABC):
+  """One file of numbered byte records. Thread-safe, picklable, opened on first use."""
+
+  def __init__(self, path: str, num_records: int | None = None):
+    self.path = path
+    self._num_records = num_records
+
+  @property
+  def num_records(self) -> int:
+    """Returns the number of records; raises ValueError or OSError when the file cannot be opened."""
+    if self._num_records is None:
+      self._num_records = self._count()
+    return self._num_records
+
+  @abc.abstractmethod
+  def _count(self) -> int: ...
+
+  @abc.abstractmethod
+  def read(self, i: int) -> bytes:
+    """Returns record i. Raises OSError, ValueError or the library's own error when the file is damaged."""
+
+
+class ArrayRecordShard(Shard):
+  """An ArrayRecord file; its chunks carry checksums, so damage is noticed."""
+
+  def __init__(self, path: str, num_records: int | None = None):
+    super().__init__(path, num_records)
+    self._reader = None
+
+  def _open(self):
+    if self._reader is None:
+      module = require('array_record.python.array_record_data_source', 'array-record', where=self.path)
+      self._reader = module.ArrayRecordDataSource([self.path])
+    return self._reader
+
+  def _count(self) -> int:
+    return len(self._open())
+
+  def read(self, i: int) -> bytes:
+    return self._open()[i]
+
+  def __getstate__(self) -> dict[str, object]:
+    return {**self.__dict__, '_reader': None}
+
+
+class TFRecordShard(Shard):
+  """A TFRecord file, indexed by one pass over its record headers.
+
+  A record is its length (uint64), the masked CRC-32C of the length, the data, and the masked CRC-32C of the data. The
+  first checksum is verified for every record; the second is not (the image decoder sees most damage in the data).
+  """
+
+  def __init__(self, path: str, num_records: int | None = None):
+    super().__init__(path)
+    self._expected = num_records
+    self._offsets: np.ndarray | None = None
+    self._data: mmap.mmap | None = None
+    self._lock = threading.Lock()
+
+  def _count(self) -> int:
+    return len(self._index()) - 1
+
+  def _index(self) -> np.ndarray:
+    """Returns int64 [records + 1], where each record starts, and the end of the file."""
+    with self._lock:
+      if self._data is None:
+        with open(self.path, 'rb') as file:
+          self._data = mmap.mmap(
+            file.fileno(), 0, access=mmap.ACCESS_READ
+          )  # ValueError when the file is empty
+      if self._offsets is None:
+        self._offsets = _tfrecord_offsets(self._data)
+        if self._expected is not None and len(self._offsets) - 1 != self._expected:
+          raise ValueError(
+            f'{len(self._offsets) - 1} records, not the {self._expected} that dataset_info.json lists'
+          )
+      return self._offsets
+
+  def read(self, i: int) -> bytes:
+    offsets = self._index()
+    assert self._data is not None
+    return self._data[offsets[i] + 12 : offsets[i + 1] - 4]
+
+  def __getstate__(self) -> dict[str, object]:
+    return {**self.__dict__, '_data': None, '_lock': None}
+
+  def __setstate__(self, state: dict[str, object]) -> None:
+    self.__dict__.update(state)
+    self._lock = threading.Lock()
+
+
+def _tfrecord_offsets(data: mmap.mmap) -> np.ndarray:
+  offsets, position, end = [], 0, len(data)
+  while position < end:
+    if position + 16 > end:
+      raise ValueError(f'truncated within record {len(offsets)}')
+    length, checksum = struct.unpack_from('<QI', data, position)
+    if masked_crc32c(data[position : position + 8]) != checksum:
+      raise ValueError(f'the header of record {len(offsets)} at byte {position} fails its checksum')
+    offsets.append(position)
+    position += 16 + length
+  if position != end:
+    raise ValueError(f'truncated within record {len(offsets) - 1}')
+  return np.array([*offsets, end], np.int64)
+
+
+def _crc32c_table() -> tuple[int, ...]:
+  table = []
+  for value in range(256):
+    for _ in range(8):
+      value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+    table.append(value)
+  return tuple(table)
+
+
+_CRC32C = _crc32c_table()
+
+
+def masked_crc32c(data: bytes) -> int:
+  """Returns the checksum of TFRecord files: CRC-32C (Castagnoli), rotated by 15 bits plus a constant, as uint32."""
+  crc = 0xFFFFFFFF
+  for byte in data:
+    crc = crc >> 8 ^ _CRC32C[(crc ^ byte) & 0xFF]
+  crc ^= 0xFFFFFFFF
+  return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+class ExampleReader(Reader):
+  """Records that are tf.train.Example messages with an encoded image and an integer label.
+
+  Args:
+    shards: the files, in order.
+    image_key: feature with the encoded image (one bytes value).
+    label_key: feature with the label (one int64 value).
+    class_names: one per class id, or ().
+  """
+
+  def __init__(
+    self, shards: Sequence[Shard], *, image_key: str, label_key: str, class_names: Sequence[str] = ()
+  ):
+    self._shards = tuple(shards)
+    self._ends = np.cumsum([shard.num_records for shard in shards])
+    self._image_key = image_key
+    self._label_key = label_key
+    self.class_names = tuple(class_names)
+    self._labels: np.ndarray | None = None
+
+  def _locate(self, i: int) -> tuple[Shard, int]:
+    part = int(np.searchsorted(self._ends, i, side='right'))
+    return self._shards[part], i - (int(self._ends[part - 1]) if part else 0)
+
+  def __len__(self) -> int:
+    return int(self._ends[-1])
+
+  def read(self, i: int) -> tuple[bytes, int]:
+    shard, j = self._locate(i)
+    try:
+      features = parse_example(shard.read(j))
+      return features[self._image_key].bytes_list.value[0], int(features[self._label_key].int64_list.value[0])
+    except DataError:
+      raise
+    except (
+      Exception
+    ) as error:  # array_record and protobuf have their own error types; all of them mean: damaged.
+      raise UnreadableError(
+        self.name_of(i), f'the record cannot be read ({type(error).__name__}: {error})'
+      ) from error
+
+  def labels(self) -> np.ndarray:
+    if self._labels is None:
+      self._labels = np.array([self.read(i)[1] for i in range(len(self))], np.int64)
+    return self._labels
+
+  def name_of(self, i: int) -> str:
+    shard, j = self._locate(i)
+    return f'{shard.path}[{j}]'
+
+  def digest_parts(self) -> Iterator[bytes]:
+    for shard in self._shards:
+      yield f'{os.path.basename(shard.path)} {os.path.getsize(shard.path)} {shard.num_records}\n'.encode()
+    for i in spread(len(self), _NUM_SAMPLED):
+      try:
+        image, label = self.read(int(i))
+      except UnreadableError:
+        image, label = b'', -1
+      yield label.to_bytes(8, 'little', signed=True) + image
+
+
+def parse_example(record: bytes):
+  """Returns the feature map of a serialised tf.train.Example: {name: Feature}; absent names raise KeyError."""
+  proto = require('tensorflow_datasets.proto', 'tensorflow-datasets', where='tf.train.Example records')
+  features = proto.tf_example_pb2.Example.FromString(record).features.feature
+  return {name: features[name] for name in features}
+
+
+def make_shards(kind: str, paths: Sequence[str], lengths: Sequence[int] | None = None) -> list[Shard]:
+  """Returns the shards of 'array_record' or 'tfrecord' files, each opened once.
+
+  Raises:
+    DataError: naming every file that is missing, damaged or empty.
+  """
+  make = {'array_record': ArrayRecordShard, 'tfrecord': TFRecordShard}[kind]
+  shards, problems = [], []
+  for i, path in enumerate(paths):
+    shard = make(path, None if lengths is None else lengths[i])
+    try:
+      if not os.path.isfile(path):
+        raise OSError('no such file')
+      if not shard.num_records:
+        continue  # a shard may be empty; a data set may not, see below
+      shards.append(shard)
+    except DataError:
+      raise
+    except Exception as error:  # array_record's own error types
+      reason = str(error).strip().split('\n')[0]
+      problems.append(Problem(path, reason, f'a readable {kind} file', 'Copy or prepare the data set again'))
+  if problems:
+    raise DataError('shards cannot be read', limited(problems))
+  if not shards:
+    raise DataError('no records', [Problem(', '.join(paths[:3]), '0 records', 'at least one')])
+  return shards
+
+
+def open_records(kind: str, path: str, split: str, *, where: str) -> Reader:
+  """Returns the records of ArrayRecord or TFRecord files.
+
+  Record layout: a serialised tf.train.Example with the encoded image (JPEG, PNG, ...) under `image` and its class id
+  under `label` (or under ImageNet's names `image/encoded` and `image/class/label`). Class names come from a file
+  class_names.json (a list of names) in the same folder. `write_array_record` writes this layout.
+
+  Args:
+    path: a folder of shards, whose names hold the split ('train-00000-of-00002.array_record',
+      'mnist-train.tfrecord-00000-of-00001'), or a glob pattern or a file, which are one split, 'train' alias 'all'.
+
+  Raises:
+    DataError: nothing matches, shards are missing or damaged, or the first record has another layout.
+  """
+  location = pathlib.Path(path).expanduser()
+  if location.is_dir():
+    paths = _shards_of_split(kind, location, split, where=where)
+  else:
+    paths = sorted(str(file) for file in location.parent.glob(location.name) if file.is_file())
+    if not paths:
+      raise DataError(
+        'no shards', [Problem(f'{where}.path', repr(path), 'a folder, a file or a glob of shards')]
+      )
+    if split not in ('train', 'all'):
+      raise unknown_split(
+        where, split, ('all', 'train'), 'A file or glob is one split; give the folder of all shards instead'
+      )
+  shards = make_shards(kind, paths)
+  first = shards[0]
+  try:
+    features = parse_example(first.read(0))
+  except DataError:
+    raise
+  except Exception as error:
+    expected = 'a tf.train.Example'
+    raise DataError(
+      'the record layout is unknown', [Problem(f'{first.path}[0]', str(error), expected)]
+    ) from error
+  keys = [next((key for key in known if key in features), None) for known in (IMAGE_KEYS, LABEL_KEYS)]
+  image_key, label_key = keys
+  if image_key is None or label_key is None:
+    expected = f'one of {", ".join(IMAGE_KEYS)} and one of {", ".join(LABEL_KEYS)}'
+    raise DataError(
+      'the record layout is unknown', [Problem(f'{first.path}[0]', f'features {sorted(features)}', expected)]
+    )
+  names = _class_names(pathlib.Path(paths[0]).parent / CLASS_NAMES_FILE)
+  return ExampleReader(shards, image_key=image_key, label_key=label_key, class_names=names)
+
+
+def _shards_of_split(kind: str, folder: pathlib.Path, split: str, *, where: str) -> list[str]:
+  """Returns the shard files of one split, complete and in order."""
+  by_split: dict[str, list[tuple[int, int, str]]] = {}
+  for file in sorted(folder.iterdir()):
+    match = _SHARD_NAME.fullmatch(file.name) if kind in file.name else None
+    if match:
+      number, total = int(match['i'] or match['i2'] or 0), int(match['n'] or match['n2'] or 1)
+      by_split.setdefault(match['split'], []).append((number, total, str(file)))
+  if not by_split:
+    hint = f'Shards are named like train-00000-of-00002.{kind}; other names can be given as a glob'
+    raise DataError('no shards', [Problem(str(folder), f'no {kind} files', 'at least one', hint)])
+  if split != 'all' and split not in by_split:
+    raise unknown_split(where, split, (*by_split, 'all'))
+  problems, paths = [], []
+  for name, shards in by_split.items() if split == 'all' else [(split, by_split[split])]:
+    total = max(total for _, total, _ in shards)
+    missing = sorted(set(range(total)) - {number for number, _, _ in shards})
+    problems += [
+      Problem(str(folder), f'shard {number} of {total} of split {name!r} is missing', 'all shards')
+      for number in missing
+    ]
+    paths += [path for _, _, path in sorted(shards)]
+  if problems:
+    raise DataError('shards are missing', limited(problems))
+  return paths
+
+
+def _class_names(path: pathlib.Path) -> tuple[str, ...]:
+  if not path.is_file():
+    return ()
+  try:
+    names = json.loads(path.read_text(encoding='utf-8'))
+  except ValueError as error:
+    raise DataError(
+      'class names cannot be read', [Problem(str(path), str(error), 'a JSON list of names')]
+    ) from error
+  if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    raise DataError('class names cannot be read', [Problem(str(path), '', 'a JSON list of names')])
+  return tuple(names)
+
+
+def write_array_record(
+  folder: str | os.PathLike[str],
+  examples: Iterable[tuple[bytes | np.ndarray, int]],
+  *,
+  split: str = 'train',
+  num_shards: int = 1,
+  class_names: Sequence[str] = (),
+) -> list[pathlib.Path]:
+  """Writes labelled images as ArrayRecord shards that `open_records` reads; returns the files.
+
+  Args:
+    folder: made when it does not exist; class_names.json is written beside the shards when names are given.
+    examples: (encoded image, or uint8 [h, w, 3] or [h, w] to be stored as PNG; class id).
+    num_shards: record i goes to shard i modulo num_shards.
+  """
+  target = pathlib.Path(folder)
+  target.mkdir(parents=True, exist_ok=True)
+  module = require('array_record.python.array_record_module', 'array-record', where=str(target))
+  paths = [target / f'{split}-{i:05d}-of-{num_shards:05d}.array_record' for i in range(num_shards)]
+  writers = [module.ArrayRecordWriter(str(path), 'group_size:1') for path in paths]
+  for i, (image, label) in enumerate(examples):
+    writers[i % num_shards].write(encode_example(image, label))
+  for writer in writers:
+    writer.close()
+  if class_names:
+    (target / CLASS_NAMES_FILE).write_text(
+      json.dumps(list(class_names), ensure_ascii=False), encoding='utf-8'
+    )
+  return paths
+
+
+def encode_example(image: bytes | np.ndarray, label: int) -> bytes:
+  """Returns one labelled image as a serialised tf.train.Example; arrays are stored as PNG."""
+  if isinstance(image, np.ndarray):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, 'PNG')
+    image = buffer.getvalue()
+  proto = require('tensorflow_datasets.proto', 'tensorflow-datasets', where='tf.train.Example records')
+  example = proto.tf_example_pb2.Example()
+  example.features.feature['image'].bytes_list.value.append(image)
+  example.features.feature['label'].int64_list.value.append(int(label))
+  return example.SerializeToString(deterministic=True)

@@ -1,0 +1,153 @@
+"""Training augmentation on the host: crop, resize, flip. uint8 in, uint8 out; random numbers from a given generator."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import cv2
+import numpy as np
+
+from vitjax.config.schema import DataConfig
+
+# The pipeline runs many images at once; OpenCV's own threads would only compete with its threads.
+cv2.setNumThreads(1)
+
+CROP_ATTEMPTS = 100
+_CV2_METHOD = {'nearest': cv2.INTER_NEAREST_EXACT, 'bilinear': cv2.INTER_LINEAR, 'bicubic': cv2.INTER_CUBIC}
+
+
+def example_rng(seed: int, position: int) -> np.random.Generator:
+  """Returns the generator of one example: a function of the run's seed and its place in the global stream alone.
+
+  Whichever host, worker or thread makes the example, it draws the same numbers.
+
+  Args:
+    seed: the run's seed, in [0, 2**64).
+    position: global example index counted from step 0, over all hosts and epochs.
+  """
+  return np.random.Generator(np.random.Philox(key=np.array([seed, position], np.uint64)))
+
+
+def resize(image: np.ndarray, size: tuple[int, int], method: str) -> np.ndarray:
+  """Returns uint8 [h, w, 3] resized to `size` (height, width), with half-pixel centres.
+
+  'bilinear' and 'bicubic' do not antialias (as TF's resize by default): shrinking by much aliases. 'area' averages
+  over source pixels, so it antialiases, and is the better choice for shrinking; where an axis grows, it means
+  'bilinear'.
+
+  Args:
+    image: uint8 [h, w, 3].
+    method: 'nearest', 'bilinear', 'bicubic' or 'area'.
+  """
+  height, width = size
+  if image.shape[:2] == (height, width):
+    return image
+  if method == 'area':
+    shrinks = image.shape[0] >= height and image.shape[1] >= width
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+  return cv2.resize(image, (width, height), interpolation=_CV2_METHOD[method])
+
+
+def sample_crop(
+  rng: np.random.Generator, size: tuple[int, int], *, area: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[int, int, int, int]:
+  """Returns a random box (top, left, height, width) of an image, the whole image when no box fits in 100 tries.
+
+  Per try: ratio ~ uniform(ratio), linear; the height is uniform over the whole numbers whose box has an area within
+  the range and fits into the image; width = round(height * ratio); the place is uniform over all that fit.
+
+  Args:
+    size: height and width of the image, pixels.
+    area: smallest and largest share of the image.
+    ratio: smallest and largest width / height, in pixels.
+
+  Source: "Inception crop", tf.image.sample_distorted_bounding_box with the whole image as its only box.
+  Differs from source: boxes may touch the bottom and right edge (TensorFlow leaves one pixel). Torchvision's
+    RandomResizedCrop is another distribution: uniform area, log-uniform ratio, 10 tries.
+  """
+  height, width = size
+  least, most = area[0] * height * width, area[1] * height * width
+  for _ in range(CROP_ATTEMPTS):
+    aspect = rng.uniform(ratio[0], ratio[1])
+    tallest = min(_nearest(math.sqrt(most / aspect)), height)
+    if _nearest(tallest * aspect) > width:
+      tallest = int((width + 0.5 - 1e-7) / aspect)
+    lowest = min(_nearest(math.sqrt(least / aspect)), tallest)
+    box_height = int(rng.integers(lowest, tallest + 1))
+    box_width = _nearest(box_height * aspect)
+    # Rounding may leave the range by a row.
+    if box_height * box_width < least:
+      box_height += 1
+      box_width = _nearest(box_height * aspect)
+    if box_height * box_width > most:
+      box_height -= 1
+      box_width = _nearest(box_height * aspect)
+    fits = 0 < box_height <= height and 0 < box_width <= width
+    if fits and least <= box_height * box_width <= most:
+      top, left = rng.integers(0, height - box_height + 1), rng.integers(0, width - box_width + 1)
+      return int(top), int(left), box_height, box_width
+  return 0, 0, height, width
+
+
+def _nearest(value: float) -> int:
+  return int(math.floor(value + 0.5))
+
+
+def shift_image(image: np.ndarray, down: int, right: int) -> np.ndarray:
+  """Returns uint8 [h, w, 3] moved by whole pixels (negative: up, left); black comes in from outside."""
+  height, width = image.shape[:2]
+  down, right = max(-height, min(down, height)), max(-width, min(right, width))
+  moved = np.zeros_like(image)
+  moved[max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)] = image[
+    max(-down, 0) : height - max(down, 0), max(-right, 0) : width - max(right, 0)
+  ]
+  return moved
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+  """The training transform of one image; see DataConfig for the knobs.
+
+  Attributes:
+    image_size: output height and width, pixels.
+    crop: 'inception' (random box, then resize), 'shift' (resize, then a zero-filled random shift), or 'resize'.
+    crop_area: area range of 'inception', share of the image.
+    crop_ratio: aspect range of 'inception', width / height.
+    shift: largest shift of 'shift' along each axis, pixels.
+    flip: mirror left-right with probability 1/2.
+    interpolation: method of `resize`.
+  """
+
+  image_size: tuple[int, int]
+  crop: str
+  crop_area: tuple[float, float]
+  crop_ratio: tuple[float, float]
+  shift: int
+  flip: bool
+  interpolation: str
+
+  @classmethod
+  def from_config(cls, config: DataConfig) -> Augment:
+    """Returns the transform that a recipe's data section describes."""
+    return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cls)})
+
+  def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Returns the augmented image, uint8 [image_size, 3].
+
+    Args:
+      image: uint8 [h, w, 3] of any size.
+      rng: generator of this example (`example_rng`); crop numbers are drawn first, then the flip.
+    """
+    if self.crop == 'inception':
+      top, left, height, width = sample_crop(
+        rng, (image.shape[0], image.shape[1]), area=self.crop_area, ratio=self.crop_ratio
+      )
+      image = image[top : top + height, left : left + width]
+    image = resize(image, self.image_size, self.interpolation)
+    if self.crop == 'shift':
+      down, right = rng.integers(-self.shift, self.shift + 1, 2)
+      image = shift_image(image, int(down), int(right))
+    if self.flip and rng.random() < 0.5:
+      image = image[:, ::-1]
+    return np.ascontiguousarray(image)

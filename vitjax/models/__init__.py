@@ -1,0 +1,88 @@
+"""Networks: `create_model('B/16', num_classes=1000)`, or `build_model` from a recipe's ModelConfig."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vitjax.config.schema import ModelConfig
+from vitjax.config.suggest import did_you_mean
+from vitjax.config.variants import ResNetVariant
+from vitjax.errors import ConfigError, Problem
+from vitjax.models.flops import forward_flops
+from vitjax.models.layout import stack_blocks, unstack_blocks
+from vitjax.models.resnet import BiTResNet
+from vitjax.models.sizes import resolve_variant
+from vitjax.models.vit import VisionTransformer
+
+__all__ = [
+  'BiTResNet',
+  'VisionTransformer',
+  'build_model',
+  'create_model',
+  'forward_flops',
+  'resolve_variant',
+  'stack_blocks',
+  'unstack_blocks',
+]
+
+
+def create_model(variant: str, *, num_classes: int, **overrides: Any) -> nn.Module:
+  """Returns a network by name: 'B/16', 'R50+B/16', 'R50x1', 'R-tiny' ...
+
+  Args:
+    variant: a name of config/variants.py.
+    num_classes: outputs of the head; 0: no head.
+    **overrides: other fields of ModelConfig, such as pool='gap' or depth=6.
+
+  Returns:
+    A Linen module: `init(key, images)` and `apply({'params': p}, images, train=False)`.
+
+  Raises:
+    ConfigError: unknown names, values out of range, sizes that do not fit each other.
+  """
+  known = [
+    field.name for field in dataclasses.fields(ModelConfig) if field.name not in ('variant', 'num_classes')
+  ]
+  problems = []
+  for name in overrides:
+    if name not in known:
+      hint = did_you_mean(name, known) or f'Fields: {", ".join(known)}'
+      problems.append(Problem(name, repr(overrides[name]), 'a field of ModelConfig', hint))
+  if problems:
+    raise ConfigError('create_model does not know these settings', problems)
+  return build_model(ModelConfig(variant=variant, **overrides), num_classes=num_classes)
+
+
+def build_model(config: ModelConfig, *, num_classes: int) -> nn.Module:
+  """Returns the network that `config` describes.
+
+  Args:
+    config: the model's part of a recipe.
+    num_classes: outputs of the head, from the recipe or the training source; 0: no head.
+
+  Raises:
+    ConfigError: values out of range, sizes that do not fit each other, settings that would be ignored.
+  """
+  problems = []
+  if config.num_classes not in (None, num_classes) or num_classes < 0:
+    expected = f'None or num_classes, which is {num_classes} and must not be negative'
+    problems.append(Problem('model.num_classes', repr(config.num_classes), expected))
+  if num_classes == 0 and config.head_bias_init != 0:
+    problems.append(Problem('model.head_bias_init', repr(config.head_bias_init), '0, since there is no head'))
+  if problems:
+    raise ConfigError('the head cannot be built as configured', problems)
+  variant = resolve_variant(config)
+  if isinstance(variant, ResNetVariant):
+    return BiTResNet(
+      variant,
+      num_classes,
+      head_bias_init=config.head_bias_init,
+      remat=config.remat,
+      dtype=jnp.dtype(config.dtype),
+      param_dtype=jnp.dtype(config.param_dtype),
+    )
+  return VisionTransformer(config, variant, num_classes)

@@ -1,0 +1,92 @@
+"""Multi-head attention with the parameter names and shapes of flax.linen's, plus relative keys."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+DType = Any
+
+
+class MultiHeadDotProductAttention(nn.Module):
+  """Softmax attention; parameters {query,key,value}/kernel [d, k, e], out/kernel [k, e, d], as in flax.linen.
+
+  flax.linen's own module does not let queries meet relative keys, nor the softmax run in float32 under
+  bfloat16.
+
+  Attributes:
+    num_heads: k; must divide the token width.
+    qk_norm: LayerNorm without bias over the head dim of queries and keys (query_ln/scale, key_ln/scale [e]).
+    use_qkv_bias: biases in the query, key and value projections. The output projection always has one.
+    dropout_rate: dropout of attention probabilities.
+    dtype: compute dtype; logits and softmax are float32 all the same.
+    param_dtype: dtype of the parameters.
+
+  Source: ViT (arXiv 2010.11929) appendix A; qk_norm: ViT-22B (2302.05442) section 2.
+  """
+
+  num_heads: int
+  qk_norm: bool = False
+  use_qkv_bias: bool = True
+  dropout_rate: float = 0.0
+  dtype: DType = jnp.float32
+  param_dtype: DType = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, queries: Array, tokens: Array, relative_keys: Array | None = None, *, train: bool = False
+  ) -> Array:
+    """Returns what each query token gathers from `tokens`.
+
+    Args:
+      queries: [n, l_q, d].
+      tokens: [n, l, d], the source of keys and values.
+      relative_keys: [l_q, l, e]; its product with the queries is added to the content logits, with the same
+        1/sqrt(e) scale. None: content alone.
+      train: apply dropout.
+
+    Returns:
+      [n, l_q, d] of `dtype`.
+    """
+    width = queries.shape[-1]
+    head_dim = width // self.num_heads
+    project = functools.partial(
+      nn.DenseGeneral,
+      features=(self.num_heads, head_dim),
+      use_bias=self.use_qkv_bias,
+      kernel_init=nn.initializers.xavier_uniform(),
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+    )
+    query, key, value = (
+      project(name='query')(queries),
+      project(name='key')(tokens),
+      project(name='value')(tokens),
+    )
+    if self.qk_norm:
+      norm = functools.partial(
+        nn.LayerNorm, epsilon=1e-6, use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype
+      )
+      query, key = norm(name='query_ln')(query), norm(name='key_ln')(key)
+    query = query * head_dim**-0.5
+    logits = jnp.einsum('nqke,njke->nkqj', query, key, preferred_element_type=jnp.float32)
+    if relative_keys is not None:
+      relative_keys = relative_keys.astype(self.dtype)
+      logits += jnp.einsum('nqke,qje->nkqj', query, relative_keys, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(logits, axis=-1)
+    weights = nn.Dropout(self.dropout_rate)(weights, deterministic=not train).astype(self.dtype)
+    gathered = jnp.einsum('nkqj,njke->nqke', weights, value)
+    out = nn.DenseGeneral(
+      width,
+      axis=(-2, -1),
+      kernel_init=nn.initializers.xavier_uniform(),
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+      name='out',
+    )
+    return out(gathered)

@@ -1,0 +1,90 @@
+"""From tokens to logits: pooling, the optional tanh layer, the linear head."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vitjax.config.schema import ModelConfig
+from vitjax.config.variants import ViTSize
+from vitjax.models.attention import MultiHeadDotProductAttention
+from vitjax.models.encoder import MlpBlock
+from vitjax.models.sizes import num_prefix_tokens
+
+Array = jax.Array
+
+
+class MAPHead(nn.Module):
+  """Multi-head attention pooling: a learned query, `probe`, gathers the tokens, then a residual MLP.
+
+  Attributes:
+    config: dtypes and the GELU form.
+    size: MLP width and heads.
+
+  Source: scaling ViT (arXiv 2106.04560) 3.2; names as in the released models.
+  Differs from source: none; there is no dropout in the head.
+  """
+
+  config: ModelConfig
+  size: ViTSize
+
+  @nn.compact
+  def __call__(self, tokens: Array) -> Array:
+    """Returns [n, d] from tokens [n, l, d]."""
+    n, _, d = tokens.shape
+    dtype, param_dtype = jnp.dtype(self.config.dtype), jnp.dtype(self.config.param_dtype)
+    probe = self.param('probe', nn.initializers.xavier_uniform(), (1, 1, d), param_dtype)
+    probe = jnp.broadcast_to(probe.astype(dtype), (n, 1, d))
+    attention = MultiHeadDotProductAttention(self.size.num_heads, dtype=dtype, param_dtype=param_dtype)
+    x = attention(probe, tokens)
+    y = nn.LayerNorm(epsilon=1e-6, dtype=dtype, param_dtype=param_dtype)(x)
+    x = x + MlpBlock(self.size.mlp_dim, self.config.gelu, 0.0, dtype, param_dtype)(y)
+    return x[:, 0]
+
+
+def pool_tokens(tokens: Array, config: ModelConfig, size: ViTSize) -> Array:
+  """Returns float32 [n, d], what the head sees of tokens [n, l, d]; call it inside an @nn.compact method.
+
+  'token': the class token. 'gap': the mean of the patch tokens, in float32. 'map': MAPHead over the patch
+  tokens. Registers are left out of all three.
+  """
+  if config.pool == 'token':
+    return tokens[:, 0].astype(jnp.float32)
+  patches = tokens[:, num_prefix_tokens(config) :]
+  if config.pool == 'gap':
+    return patches.mean(axis=1, dtype=jnp.float32)
+  return MAPHead(config, size, name='MAPHead_0')(patches).astype(jnp.float32)
+
+
+def apply_head(pooled: Array, config: ModelConfig, num_classes: int) -> tuple[Array, Array]:
+  """Returns (logits [n, v], pre_logits [n, r]), float32; call it inside an @nn.compact method.
+
+  A function and not a module, because the released models keep `pre_logits` and `head` at the top level of
+  the tree. Both layers run in float32 whatever the compute dtype is: they are small, and the loss sees them.
+
+  Args:
+    pooled: float32 [n, d].
+    config: representation_size (None: pre_logits is `pooled` itself), head_bias_init, param_dtype.
+    num_classes: v; 0: no head, the logits are pre_logits.
+
+  Source: ViT (arXiv 2010.11929) 3.1; the head's kernel starts at zero.
+  """
+  param_dtype = jnp.dtype(config.param_dtype)
+  hidden = pooled
+  if config.representation_size is not None:
+    hidden = nn.Dense(
+      config.representation_size, dtype=jnp.float32, param_dtype=param_dtype, name='pre_logits'
+    )(pooled)
+    hidden = jnp.tanh(hidden)
+  if num_classes == 0:
+    return hidden, hidden
+  head = nn.Dense(
+    num_classes,
+    kernel_init=nn.initializers.zeros,
+    bias_init=nn.initializers.constant(config.head_bias_init),
+    dtype=jnp.float32,
+    param_dtype=param_dtype,
+    name='head',
+  )
+  return head(hidden), hidden

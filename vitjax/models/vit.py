@@ -1,0 +1,105 @@
+"""The Vision Transformer, plain and hybrid, as a pure function of its parameters.
+
+  images -> (ResNet stem) -> patches -> class token, registers, patches -> encoder -> pool -> (tanh) -> head
+
+Axis letters: n batch, h w grid, c channels, l tokens, d width, k heads, e head dim, v classes; images NHWC.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vitjax.config.schema import ModelConfig
+from vitjax.config.variants import ViTVariant
+from vitjax.models.embeddings import check_channels, check_images, check_patches
+from vitjax.models.encoder import Encoder
+from vitjax.models.heads import apply_head, pool_tokens
+from vitjax.models.resnet import apply_hybrid_stem
+
+Array = jax.Array
+
+
+class VisionTransformer(nn.Module):
+  """A Vision Transformer; build it with `create_model` or `build_model`, which check the config.
+
+  Top-level parameters, by the names of the official checkpoints: embedding, cls (pool='token'), registers,
+  Transformer, MAPHead_0 (pool='map'), pre_logits, head; a hybrid adds conv_root, gn_root, block1, block2, ...
+  Position tables take the grid of the images given to `init`.
+
+  Attributes:
+    config: every knob.
+    variant: the sizes that `config` resolves to.
+    num_classes: outputs; 0: no head.
+
+  Source: ViT (arXiv 2010.11929); `Encoder`, `PositionTable`, `MAPHead` name theirs.
+  """
+
+  config: ModelConfig
+  variant: ViTVariant
+  num_classes: int
+
+  @nn.compact
+  def __call__(
+    self, images: Array, *, train: bool = False, return_features: bool = False
+  ) -> Array | tuple[Array, dict[str, Array]]:
+    """Returns the logits of normalised images. Traced; images may be local or global.
+
+    Args:
+      images: float [n, h, w, c], h and w multiples of the patch size; they need not be equal.
+      train: apply dropout and stochastic depth, which draw from rngs={'dropout': key}.
+      return_features: return (logits, out) instead.
+
+    Returns:
+      float32 [n, v]; with num_classes 0 the features that a head would see. `out` holds 'block00' ... (each
+      block's tokens [n, l, d]), 'tokens' [n, l, d] after the final norm, both in the compute dtype; 'pooled'
+      [n, d] and 'pre_logits' [n, r] in float32. Tokens stand in the order class token, registers, patches row
+      by row.
+
+    Raises:
+      DataError: images of a shape, dtype or size that does not fit the model or its position table.
+    """
+    config = self.config
+    dtype, param_dtype = jnp.dtype(config.dtype), jnp.dtype(config.param_dtype)
+    patches = self._patches(images, dtype, param_dtype)
+    n, h, w, d = patches.shape
+    tokens = patches.reshape(n, h * w, d)
+    prefix = []
+    if config.pool == 'token':
+      prefix.append(self.param('cls', nn.initializers.zeros, (1, 1, d), param_dtype))
+    if config.num_registers:
+      prefix.append(
+        self.param('registers', nn.initializers.normal(0.02), (1, config.num_registers, d), param_dtype)
+      )
+    prefix = [jnp.broadcast_to(p.astype(dtype), (n, *p.shape[1:])) for p in prefix]
+    tokens = jnp.concatenate([*prefix, tokens], axis=1)
+    encoder = Encoder(config, self.variant.size, (h, w), train, return_features, name='Transformer')
+    tokens, out = encoder(tokens)
+    pooled = pool_tokens(tokens, config, self.variant.size)
+    logits, pre_logits = apply_head(pooled, config, self.num_classes)
+    if return_features:
+      return logits, {**out, 'tokens': tokens, 'pooled': pooled, 'pre_logits': pre_logits}
+    return logits
+
+  def _patches(self, images: Array, dtype: jnp.dtype, param_dtype: jnp.dtype) -> Array:
+    """Returns the embedded patches [n, h, w, d] of images (or of a hybrid's feature map)."""
+    check_images(images)
+    units, size = self.variant.stem_units, self.variant.patch_size
+    first = 'conv_root' if units else 'embedding'
+    if self.has_variable('params', first):
+      check_channels(f'{first}/kernel', self.get_variable('params', first)['kernel'], images)
+    x = images.astype(dtype)
+    if units:
+      x = apply_hybrid_stem(x, units, dtype=dtype, param_dtype=param_dtype)
+    check_patches(x.shape[1:3], size, images.shape[1:3], hybrid=bool(units))
+    embedding = nn.Conv(
+      self.variant.size.width,
+      (size, size),
+      strides=(size, size),
+      padding='VALID',
+      dtype=dtype,
+      param_dtype=param_dtype,
+      name='embedding',
+    )
+    return embedding(x)

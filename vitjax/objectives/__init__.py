@@ -1,0 +1,7 @@
+"""What is learned: an Objective turns parameters and a batch into a loss. See `base.Objective` to add one."""
+
+from vitjax.objectives.base import LossOutput, Objective
+from vitjax.objectives.build import build_objective
+from vitjax.objectives.classification import Classification
+
+__all__ = ['Classification', 'LossOutput', 'Objective', 'build_objective']

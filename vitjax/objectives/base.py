@@ -1,0 +1,42 @@
+"""The contract between the training loop and what is learned."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+Batch = dict[str, jax.Array]
+
+
+class LossOutput(NamedTuple):
+  """The result of one loss computation.
+
+  Attributes:
+    loss: float32 scalar, the mean over the (micro-)batch that is differentiated.
+    metrics: name -> (total, weight), float32 scalars; totals and weights add over micro-batches, and the
+      logged value is total / weight.
+  """
+
+  loss: jax.Array
+  metrics: dict[str, tuple[jax.Array, jax.Array]]
+
+
+class Objective(Protocol):
+  """What the loop needs of a learning task. All methods are traced."""
+
+  def init(self, key: jax.Array) -> Any:
+    """Returns fresh parameters, a nested dict."""
+    ...
+
+  def augment(self, key: jax.Array, batch: Batch) -> Batch:
+    """Turns a global batch from the input pipeline into what `loss` takes; runs once per step, on device."""
+    ...
+
+  def loss(self, params: Any, batch: Batch, key: jax.Array) -> LossOutput:
+    """Returns the training loss of an augmented (micro-)batch; `key` seeds dropout."""
+    ...
+
+  def predict(self, params: Any, images: jax.Array) -> jax.Array:
+    """Returns float32 scores [n, v] of raw images (uint8 [n, h, w, 3]), without dropout."""
+    ...

@@ -1,0 +1,72 @@
+"""Supervised classification with softmax or sigmoid cross-entropy."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from vitjax.config.schema import DataConfig, ObjectiveConfig
+from vitjax.objectives.base import Batch, LossOutput
+from vitjax.ops.mixup import mixup
+from vitjax.ops.normalize import normalize
+
+
+def classification_loss(logits: jax.Array, targets: jax.Array, kind: str) -> jax.Array:
+  """Returns the per-example loss [n] of float32 logits [n, v] against targets [n, v].
+
+  'softmax' is cross-entropy over classes. 'sigmoid' is binary cross-entropy summed over classes, as in the
+  pretraining on ImageNet-21k and JFT (ViT code).
+  """
+  if kind == 'softmax':
+    return optax.softmax_cross_entropy(logits, targets)
+  return optax.sigmoid_binary_cross_entropy(logits, targets).sum(axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+  """Objective: one label per image.
+
+  Attributes:
+    model: a Linen module, images float [n, h, w, 3] -> logits float32 [n, v].
+    num_classes: v.
+    config: loss and label smoothing.
+    data: image size, normalisation and mixup.
+  """
+
+  model: nn.Module
+  num_classes: int
+  config: ObjectiveConfig
+  data: DataConfig
+
+  def init(self, key: jax.Array) -> Any:
+    """Returns fresh parameters for images of data.image_size."""
+    images = jnp.zeros((1, *self.data.image_size, 3), jnp.float32)
+    return self.model.init({'params': key}, images, train=False)['params']
+
+  def augment(self, key: jax.Array, batch: Batch) -> Batch:
+    """Returns 'images' float32 [n, h, w, 3] and 'targets' [n, v] of a raw batch ('image' uint8, 'label' int32)."""
+    targets = jax.nn.one_hot(batch['label'], self.num_classes)
+    targets = optax.smooth_labels(targets, self.config.label_smoothing)
+    images = normalize(batch['image'], self.data.mean, self.data.std)
+    if self.data.mixup_alpha > 0:
+      images, targets = mixup(key, images, targets, self.data.mixup_alpha)
+    return {'images': images, 'targets': targets, 'label': batch['label']}
+
+  def loss(self, params: Any, batch: Batch, key: jax.Array) -> LossOutput:
+    """Returns the mean loss and the metrics 'loss' and 'accuracy_top1' (against the unmixed label)."""
+    logits = self.model.apply({'params': params}, batch['images'], train=True, rngs={'dropout': key})
+    losses = classification_loss(logits, batch['targets'], self.config.loss)
+    correct = (logits.argmax(axis=-1) == batch['label']).astype(jnp.float32)
+    weight = jnp.float32(losses.shape[0])
+    metrics = {'loss': (losses.sum(), weight), 'accuracy_top1': (correct.sum(), weight)}
+    return LossOutput(losses.mean(), metrics)
+
+  def predict(self, params: Any, images: jax.Array) -> jax.Array:
+    """Returns logits float32 [n, v] of uint8 images [n, h, w, 3]."""
+    images = normalize(images, self.data.mean, self.data.std)
+    return self.model.apply({'params': params}, images, train=False)

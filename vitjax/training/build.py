@@ -1,0 +1,198 @@
+"""Recipe -> Run: everything that training needs, checked and wired, before anything is computed or written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from vitjax.config.durations import Duration
+from vitjax.config.schema import Recipe
+from vitjax.data import Preprocess, train_batches
+from vitjax.data.sources import Source, open_source
+from vitjax.errors import ConfigError, Problem, VitjaxError
+from vitjax.evaluators import ClassificationEvaluator, build_evaluator
+from vitjax.models.flops import forward_flops
+from vitjax.objectives import Objective, build_objective
+from vitjax.optim import make_optimizer, make_schedule
+from vitjax.parallel.constrain import on_mesh
+from vitjax.parallel.hardware import peak_flops_per_s
+from vitjax.parallel.mesh import batch_sharding, local_share, make_mesh, to_global
+from vitjax.training.state import TrainState, init_state, state_shardings
+from vitjax.training.step import make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One training run, ready to start; holds no open files and no arrays.
+
+  Attributes:
+    recipe: with model.num_classes resolved.
+    mesh: device mesh with axes data, fsdp, model.
+    source: the opened training source.
+    objective: what is learned.
+    schedule: step -> learning rate.
+    abstract_state: TrainState of ShapeDtypeStructs that carry their shardings.
+    init_fn: () -> TrainState, jitted with those shardings.
+    step_fn: the jitted train step; donates the state.
+    evaluators: by their names in recipe.evals.
+    total_steps: length of the schedule.
+    stop_step: the step after which this run ends, <= total_steps.
+    log_every, save_every: steps.
+    eval_every: steps, by evaluator name.
+    train_flops_per_example: analytic, 3x forward.
+    peak_flops_per_s: of all devices together; None where the device kind is unknown.
+  """
+
+  recipe: Recipe
+  mesh: Mesh
+  source: Source
+  objective: Objective
+  schedule: optax.Schedule
+  abstract_state: TrainState
+  init_fn: Callable[[], TrainState]
+  step_fn: Any
+  evaluators: dict[str, ClassificationEvaluator]
+  total_steps: int
+  stop_step: int
+  log_every: int
+  save_every: int
+  eval_every: dict[str, int]
+  train_flops_per_example: float
+  peak_flops_per_s: float | None
+
+  def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes, dtypes and shardings of one global batch as `batches` yields it."""
+    data, sharding = self.recipe.data, batch_sharding(self.mesh)
+    shapes = {'image': ((data.batch_size, *data.image_size, 3), np.uint8), 'label': ((data.batch_size,), np.int32)}
+    return {
+      name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (shape, dtype) in shapes.items()
+    }
+
+  def batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
+    """Yields global batches from the one that follows `start_step` on."""
+    data = self.recipe.data
+    index, count = local_share(self.mesh, data.batch_size)
+    local = train_batches(
+      data, self.source, seed=self.recipe.seed, start_step=start_step, process_index=index, process_count=count
+    )
+    for batch in local:
+      yield to_global(self.mesh, {'image': batch['image'], 'label': batch['label']})
+
+  def preprocess(self) -> Preprocess:
+    """Returns how an image becomes an input: as the first evaluator does it, or a plain resize without one."""
+    data = self.recipe.data
+    evals = list(self.recipe.evals.values())
+    return Preprocess(
+      image_size=data.image_size, mean=data.mean, std=data.std, interpolation=data.interpolation,
+      resize_short=evals[0].resize_short if evals else None,
+    )  # fmt: skip
+
+
+def build(recipe: Recipe) -> Run:
+  """Opens the data, lays out the mesh, and makes the jitted step of a recipe. Trains and writes nothing.
+
+  Raises:
+    ConfigError, DataError, ShardingRuleError: all that is wrong with the recipe against the data and devices.
+  """
+  source, eval_sources = _open_sources(recipe)
+  num_classes = source.num_classes if recipe.model.num_classes is None else recipe.model.num_classes
+  _check_classes(num_classes, source, eval_sources)
+  recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, num_classes=num_classes))
+  steps = _StepCounter(recipe.data.batch_size, len(source))
+  total_steps = steps(recipe.total)
+
+  mesh = make_mesh(recipe.parallel)
+  objective = build_objective(recipe, num_classes=num_classes)
+  schedule = make_schedule(
+    recipe.optim, total_steps=total_steps, batch_size=recipe.data.batch_size, num_examples=len(source)
+  )
+  abstract_params = jax.eval_shape(objective.init, jax.random.key(0))
+  optimizer = make_optimizer(recipe.optim, abstract_params, schedule)
+
+  def init_fn() -> TrainState:
+    return init_state(objective, optimizer, seed=recipe.seed, use_ema=recipe.optim.ema_decay is not None)
+
+  shapes = jax.eval_shape(init_fn)
+  shardings = state_shardings(shapes, optimizer, mesh, recipe.parallel)
+  train_step = make_train_step(objective, optimizer, schedule, recipe.optim)
+  peak = peak_flops_per_s(mesh.devices.flat[0])
+  return Run(
+    recipe=recipe,
+    mesh=mesh,
+    source=source,
+    objective=objective,
+    schedule=schedule,
+    abstract_state=jax.tree.map(_with_sharding, shapes, shardings),
+    init_fn=jax.jit(on_mesh(mesh, init_fn), out_shardings=shardings),
+    step_fn=jax.jit(on_mesh(mesh, train_step), donate_argnums=0, out_shardings=(shardings, None)),
+    evaluators={
+      name: build_evaluator(config, recipe, objective=objective, source=eval_sources[name], mesh=mesh)
+      for name, config in recipe.evals.items()
+    },
+    total_steps=total_steps,
+    stop_step=total_steps if recipe.stop_after is None else min(steps(recipe.stop_after), total_steps),
+    log_every=steps(recipe.log.every),
+    save_every=steps(recipe.checkpoint.every),
+    eval_every={name: steps(config.every) for name, config in recipe.evals.items()},
+    train_flops_per_example=3
+    * forward_flops(recipe.model, image_size=recipe.data.image_size, num_classes=num_classes),
+    peak_flops_per_s=None if peak is None else peak * mesh.size,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _StepCounter:
+  """Durations -> steps for one batch size and training split."""
+
+  batch_size: int
+  num_examples: int
+
+  def __call__(self, duration: Duration) -> int:
+    return duration.to_steps(batch_size=self.batch_size, num_examples=self.num_examples)
+
+
+def _with_sharding(shape: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+
+
+def _open_sources(recipe: Recipe) -> tuple[Source, dict[str, Source]]:
+  """Opens the training source and those of all evaluators; reports the faults of all of them together."""
+  wanted = {'data': recipe.data.source, **{f'evals.{name}': e.source for name, e in recipe.evals.items()}}
+  opened, problems = {}, []
+  for where, config in wanted.items():
+    try:
+      opened[where] = open_source(config)
+    except VitjaxError as error:
+      problems.append(Problem(f'{where}.source', config.kind, '', str(error)))
+  if problems:
+    raise ConfigError('the data of this recipe cannot be opened:', problems)
+  return opened['data'], {name: opened[f'evals.{name}'] for name in recipe.evals}
+
+
+def _check_classes(num_classes: int, source: Source, eval_sources: dict[str, Source]) -> None:
+  """Raises ConfigError when a head cannot hold the labels, or an evaluator has other classes."""
+  problems = []
+  if source.num_classes > num_classes:
+    problems.append(
+      Problem('model.num_classes', str(num_classes), f'at least the {source.num_classes} classes of data.source')
+    )
+  for name, evaluated in eval_sources.items():
+    if evaluated.num_classes > num_classes:
+      problems.append(
+        Problem(f'evals.{name}.source', f'{evaluated.num_classes} classes', f'at most {num_classes}, as the head')
+      )
+    elif evaluated.class_names != source.class_names and evaluated.num_classes == source.num_classes:
+      differs = [a for a, b in zip(source.class_names, evaluated.class_names, strict=True) if a != b][:3]
+      problems.append(
+        Problem(f'evals.{name}.source', 'other class names', f'those of data.source (first differences: {differs})')
+      )
+  if problems:
+    raise ConfigError('classes do not fit together:', problems)
+
+

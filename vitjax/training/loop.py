@@ -1,0 +1,87 @@
+"""The loop: restore or initialise; for each step: batch, train step, log, evaluate, save; close."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+from vitjax.checkpoint import Store
+from vitjax.training.build import Run
+from vitjax.training.numerics import FiniteWatch
+from vitjax.training.reporter import Reporter
+from vitjax.training.resume import checkpoint_items, restore_or_init
+from vitjax.training.state import TrainState
+
+
+def train(run: Run, workdir: str | os.PathLike[str]) -> dict[str, float]:
+  """Trains to run.stop_step, resuming what `workdir` already holds; returns the last evaluation's metrics.
+
+  Host-side; called by every process with the same run. Writes WORKDIR/checkpoints, metrics.jsonl and
+  tensorboard/.
+
+  Raises:
+    TrainingError: a loss, gradient or update that is not finite; nothing of that step reaches a checkpoint.
+    CheckpointError: the workdir's checkpoints are damaged, in use by another job, or of another model.
+    DataError: more unreadable records than the source's budget allows, or other data than before.
+  """
+  workdir = pathlib.Path(workdir).absolute()
+  workdir.mkdir(parents=True, exist_ok=True)
+  with Store(workdir, run.recipe.checkpoint) as store:
+    state, start, last = restore_or_init(run, store)
+    reporter = Reporter(run, workdir, start)
+    try:
+      return _run_steps(run, store, reporter, state, start, last)
+    finally:
+      reporter.close()
+
+
+def _run_steps(
+  run: Run, store: Store, reporter: Reporter, state: TrainState, start: int, last: dict[str, float]
+) -> dict[str, float]:
+  """Runs steps start + 1 .. stop_step; returns the metrics of the last evaluations."""
+  if start >= run.stop_step:
+    return last
+  step_fn = reporter.timed('compiled the train step', lambda: _compile(run))
+  batches = run.batches(start)
+  finite = FiniteWatch()
+  reporter.begin()
+  for step in range(start + 1, run.stop_step + 1):
+    state, metrics = step_fn(state, next(batches))
+    finite.add(step, metrics.pop('finite'))
+    reporter.tick(step)
+    row, evaluated = {}, {}
+    if _due(step, run.log_every, run):
+      row |= {f'train/{name}': float(value) for name, value in metrics.items()} | reporter.lap()
+    for name, evaluator in run.evaluators.items():
+      if _due(step, run.eval_every[name], run):
+        finite.check()
+        result = reporter.excluded(lambda e=evaluator: e.run(_averaged(state)))
+        evaluated |= {f'{name}/{key}': value for key, value in result.items()}
+    last |= evaluated
+    if row or evaluated:
+      finite.check()
+      reporter.write(step, row | evaluated)
+    if _due(step, run.save_every, run):
+      finite.check()
+      # A step that was not evaluated is no candidate for keep_best.
+      candidate = evaluated if run.recipe.checkpoint.keep_best in evaluated else None
+      items = checkpoint_items(run, state, last)
+      reporter.excluded(lambda s=step, i=items, m=candidate: store.save(s, **i, metrics=m))
+    store.check_for_errors()
+  store.wait()
+  return last
+
+
+def _averaged(state: TrainState) -> Any:
+  """Returns the parameters that evaluation uses: the moving average where there is one."""
+  return state.params if state.ema_params is None else state.ema_params
+
+
+def _due(step: int, every: int, run: Run) -> bool:
+  """Whether something that happens `every` steps happens now; the last step always counts."""
+  return step == run.stop_step or (every > 0 and step % every == 0)
+
+
+def _compile(run: Run) -> Any:
+  return run.step_fn.lower(run.abstract_state, run.abstract_batch()).compile()

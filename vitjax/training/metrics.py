@@ -1,0 +1,62 @@
+"""Metrics on disk: WORKDIR/metrics.jsonl, one row a step, and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+
+import tensorboardX
+
+
+class MetricsWriter:
+  """Appends rows to metrics.jsonl, flushed at each write, and the same values to TensorBoard.
+
+  Opening truncates to `start_step`: rows of later steps, and a last line torn by a kill, belong to work that
+  the resumed run does again.
+
+  Args:
+    workdir: folder that exists.
+    start_step: the step that the run resumes from; 0 for a new run.
+    tensorboard: whether to write event files to WORKDIR/tensorboard.
+  """
+
+  def __init__(self, workdir: str | os.PathLike[str], *, start_step: int, tensorboard: bool):
+    self.path = pathlib.Path(workdir) / 'metrics.jsonl'
+    if self.path.exists():
+      _truncate(self.path, start_step)
+    self._file = self.path.open('a', encoding='utf-8')
+    self._summary = None
+    if tensorboard:
+      folder = str(pathlib.Path(workdir) / 'tensorboard')
+      self._summary = tensorboardX.SummaryWriter(folder, purge_step=start_step + 1 if start_step else None)
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Writes one row: {'step': step, **values}. Each step is written once."""
+    self._file.write(json.dumps({'step': step, **values}) + '\n')
+    self._file.flush()
+    if self._summary is not None:
+      for name, value in values.items():
+        self._summary.add_scalar(name, value, step)
+
+  def close(self) -> None:
+    """Flushes and closes both files."""
+    self._file.close()
+    if self._summary is not None:
+      self._summary.close()
+
+
+def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, float]]:
+  """Returns the rows of WORKDIR/metrics.jsonl in order; a last line torn by a kill is left out."""
+  text = (pathlib.Path(workdir) / 'metrics.jsonl').read_text(encoding='utf-8')
+  complete = text[: text.rfind('\n') + 1]
+  return [json.loads(line) for line in complete.splitlines()]
+
+
+def _truncate(path: pathlib.Path, last_step: int) -> None:
+  """Rewrites the file without rows after last_step; atomic, so that a kill leaves the old or the new file."""
+  rows = [row for row in read_metrics(path.parent) if row['step'] <= last_step]
+  scratch = path.with_suffix('.jsonl.tmp')
+  scratch.write_text(''.join(json.dumps(row) + '\n' for row in rows), encoding='utf-8')
+  os.replace(scratch, path)

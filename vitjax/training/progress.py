@@ -1,0 +1,121 @@
+"""What a person sees while training runs: a bar on a terminal, one line per logged step elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Throughput:
+  """Measures speed between calls of `lap`, leaving out time that is given to `exclude`.
+
+  Args:
+    batch_size: global examples per step.
+    train_flops_per_example: 3x forward; None when unknown.
+    peak_flops_per_s: peak of all devices together; None when unknown, and MFU is then left out.
+  """
+
+  def __init__(self, batch_size: int, train_flops_per_example: float | None, peak_flops_per_s: float | None):
+    self._batch_size = batch_size
+    self._flops, self._peak = train_flops_per_example, peak_flops_per_s
+    self._start_s = time.perf_counter()
+    self._excluded_s = 0.0
+    self._steps = 0
+
+  def tick(self) -> None:
+    """Counts one step."""
+    self._steps += 1
+
+  def exclude(self, seconds: float) -> None:
+    """Leaves out time that is no training: compilation, evaluation, saving."""
+    self._excluded_s += seconds
+
+  def lap(self) -> dict[str, float]:
+    """Returns perf/ metrics since the last call and starts the next lap; {} when no step was counted."""
+    now_s = time.perf_counter()
+    elapsed_s = now_s - self._start_s - self._excluded_s
+    steps, self._steps, self._start_s, self._excluded_s = self._steps, 0, now_s, 0.0
+    if steps == 0 or elapsed_s <= 0:
+      return {}
+    images_per_s = steps * self._batch_size / elapsed_s
+    perf = {'perf/images_per_s': images_per_s, 'perf/step_time_s': elapsed_s / steps}
+    if self._flops is not None and self._peak is not None:
+      perf['perf/mfu'] = images_per_s * self._flops / self._peak
+    return perf
+
+
+class ProgressDisplay:
+  """A rich progress bar on a terminal; plain lines where output goes to a file. Silent when not enabled.
+
+  Args:
+    total_steps: length of the bar.
+    start_step: steps done before this start.
+    enabled: false on processes other than the first, and when log.progress is off.
+  """
+
+  def __init__(self, total_steps: int, *, start_step: int, enabled: bool):
+    self._enabled = enabled
+    self._total = total_steps
+    self._start_step, self._start_s = start_step, time.perf_counter()
+    self.console = Console(quiet=not enabled, soft_wrap=True, highlight=False)
+    self._bar = None
+    if enabled and self.console.is_terminal:
+      self._bar = Progress(
+        TextColumn('train'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn('{task.fields[text]}'),
+        console=self.console,
+      )
+      self._task = self._bar.add_task('train', total=total_steps, completed=start_step, text='compiling')
+      self._bar.start()
+
+  def advance(self, step: int) -> None:
+    """Moves the bar to `step`."""
+    if self._bar is not None:
+      self._bar.update(self._task, completed=step)
+
+  def show(self, step: int, values: Mapping[str, float]) -> None:
+    """Shows the metrics of a logged step."""
+    text = describe_metrics(values)
+    if self._bar is not None:
+      self._bar.update(self._task, completed=step, text=text)
+    elif self._enabled:
+      per_step_s = (time.perf_counter() - self._start_s) / max(step - self._start_step, 1)
+      eta = format_seconds(per_step_s * (self._total - step))
+      self.console.print(f'step {step}/{self._total}  {text}  ETA {eta}')
+
+  def note(self, text: str) -> None:
+    """Prints a line above the bar."""
+    self.console.print(text)
+
+  def close(self) -> None:
+    """Leaves the bar as it stands."""
+    if self._bar is not None:
+      self._bar.stop()
+
+
+def format_seconds(seconds: float) -> str:
+  """Returns '42 s', '3 min 05 s' or '7 h 12 min'."""
+  whole = max(round(seconds), 0)
+  if whole < 60:
+    return f'{whole} s'
+  if whole < 3600:
+    return f'{whole // 60} min {whole % 60:02d} s'
+  return f'{whole // 3600} h {whole % 3600 // 60:02d} min'
+
+
+_SHORT_FORMS = {
+  'train/loss': 'loss {:.4f}',
+  'train/accuracy_top1': 'acc {:.3f}',
+  'perf/images_per_s': '{:,.0f} img/s',
+  'perf/step_time_s': '{:.3f} s/step',
+  'perf/mfu': 'MFU {:.1%}',
+}
+
+
+def describe_metrics(values: Mapping[str, float]) -> str:
+  """Returns the few metrics that fit on a line: loss, accuracies, images/s, step time and MFU."""
+  parts = [form.format(values[name]) for name, form in _SHORT_FORMS.items() if name in values]
+  parts += [f'{name} {value:.4f}' for name, value in values.items() if name.endswith('top1') and name[:6] != 'train/']
+  return '  '.join(parts)

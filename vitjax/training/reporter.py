@@ -1,0 +1,74 @@
+"""Everything the loop tells people: metrics.jsonl, TensorBoard, the progress bar and the speed."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from vitjax.parallel.distributed import is_main
+from vitjax.training.build import Run
+from vitjax.training.metrics import MetricsWriter
+from vitjax.training.progress import ProgressDisplay, Throughput
+
+T = TypeVar('T')
+
+
+class Reporter:
+  """Reports one start of a run; on processes other than the first it only measures.
+
+  Args:
+    run: what is trained.
+    workdir: folder that exists.
+    start: the step this start resumes from, 0 for a new run.
+  """
+
+  def __init__(self, run: Run, workdir: pathlib.Path, start: int):
+    log = run.recipe.log
+    self._writer = None
+    if is_main():
+      self._writer = MetricsWriter(workdir, start_step=start, tensorboard=log.tensorboard)
+    self._display = ProgressDisplay(run.stop_step, start_step=start, enabled=log.progress and is_main())
+    self._speed = Throughput(run.recipe.data.batch_size, run.train_flops_per_example, run.peak_flops_per_s)
+    if start:
+      self._display.note(f'resuming {workdir} from step {start}')
+
+  def timed(self, what: str, work: Callable[[], T]) -> T:
+    """Returns work() and says how long it took."""
+    began_s = time.perf_counter()
+    result = work()
+    self._display.note(f'{what} in {time.perf_counter() - began_s:.1f} s')
+    return result
+
+  def excluded(self, work: Callable[[], T]) -> T:
+    """Runs work() outside the measured training time."""
+    began_s = time.perf_counter()
+    result = work()
+    self._speed.exclude(time.perf_counter() - began_s)
+    return result
+
+  def begin(self) -> None:
+    """Starts the clock of the first lap."""
+    self._speed.lap()
+
+  def tick(self, step: int) -> None:
+    """Counts one dispatched step."""
+    self._speed.tick()
+    self._display.advance(step)
+
+  def lap(self) -> dict[str, float]:
+    """Returns the perf/ metrics since the last lap."""
+    return self._speed.lap()
+
+  def write(self, step: int, row: dict[str, float]) -> None:
+    """Writes and shows the one row of a step."""
+    if self._writer is not None:
+      self._writer.write(step, row)
+    self._display.show(step, row)
+
+  def close(self) -> None:
+    """Closes files and the bar."""
+    self._display.close()
+    if self._writer is not None:
+      self._writer.close()

@@ -1,0 +1,140 @@
+"""Where a run's first state comes from: the workdir, another checkpoint, or the seed; and what a checkpoint holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import logging
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+import vitjax
+
+from vitjax.checkpoint import Store, initialize_from, read_meta, restore_params
+from vitjax.config import recipe_from_json, recipe_to_json
+from vitjax.config.schema import ModelConfig
+from vitjax.errors import CheckpointError, Problem
+from vitjax.models.sizes import token_grid
+from vitjax.parallel.distributed import is_main
+from vitjax.training.build import Run
+from vitjax.training.state import TrainState
+from vitjax.trees import flatten, map_with_path
+
+log = logging.getLogger('vitjax')
+
+_VERSIONS_OF = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
+
+
+def checkpoint_items(run: Run, state: TrainState, metrics: dict[str, float]) -> dict[str, Any]:
+  """Returns the keyword arguments of Store.save for a state: params, opt_state, aux and meta.
+
+  meta is JSON: 'recipe', 'preprocess', 'class_names', 'data' (fingerprint and length of the training
+  source; the input position is the step itself), 'metrics' (of the last evaluations) and 'versions'.
+  """
+  aux = {'step': state.step, 'rng': state.rng}
+  if state.ema_params is not None:
+    aux['ema_params'] = state.ema_params
+  meta = {
+    'recipe': recipe_to_json(run.recipe),
+    'preprocess': run.preprocess().to_json(),
+    'class_names': list(run.source.class_names),
+    'data': {'fingerprint': run.source.fingerprint, 'num_examples': len(run.source)},
+    'metrics': dict(metrics),
+    'versions': {'vitjax': vitjax.__version__, **{n: importlib.metadata.version(n) for n in _VERSIONS_OF}},
+  }
+  return {'params': state.params, 'opt_state': state.opt_state, 'aux': aux, 'meta': meta}
+
+
+def restore_or_init(run: Run, store: Store) -> tuple[TrainState, int, dict[str, float]]:
+  """Returns the state to start from, its step, and the metrics of the last evaluations before it.
+
+  The workdir's newest sound checkpoint wins; then init.checkpoint; then the seed.
+
+  Raises:
+    CheckpointError: the workdir holds checkpoints but none is sound, they belong to other data, or
+      init.checkpoint does not fit.
+  """
+  abstract = run.abstract_state
+  aux = {'step': abstract.step, 'rng': abstract.rng}
+  if abstract.ema_params is not None:
+    aux['ema_params'] = abstract.ema_params
+  restored = store.restore(params=abstract.params, opt_state=abstract.opt_state, aux=aux)
+  if restored is not None:
+    _check_same_data(run, store, restored.step, restored.meta)
+    ema_params = restored.aux['ema_params'] if abstract.ema_params is not None else None
+    state = TrainState(
+      restored.aux['step'], restored.params, restored.opt_state, ema_params, restored.aux['rng']
+    )
+    return state, restored.step, restored.meta['metrics']
+  state = run.init_fn()
+  if run.recipe.init.checkpoint is not None:
+    state = _transfer(run, state, run.recipe.init.checkpoint)
+  return state, 0, {}
+
+
+def _check_same_data(run: Run, store: Store, step: int, meta: dict[str, Any]) -> None:
+  """Raises CheckpointError when the training source is not the one that the checkpoint was trained on."""
+  if meta['data']['fingerprint'] != run.source.fingerprint:
+    problem = Problem(
+      'data.source',
+      f'{len(run.source)} examples, fingerprint {run.source.fingerprint}',
+      f'{meta["data"]["num_examples"]} examples, fingerprint {meta["data"]["fingerprint"]}, as at step {step}',
+      'A resumed run must see the same data: restore the data set, or start in a new workdir with init.checkpoint',
+    )
+    raise CheckpointError(f'{store.workdir}: the training data changed since this run was started', [problem])
+
+
+def _transfer(run: Run, state: TrainState, source: str) -> TrainState:
+  """Returns `state` with the weights of another checkpoint, as init.* asks; logs the report of every key."""
+  init = run.recipe.init
+  old_recipe = recipe_from_json(read_meta(source)['recipe'])
+  old_params = restore_params(source, as_numpy=True)
+  old, new = old_recipe.model, run.recipe.model
+  known = flatten(old_params)
+
+  def on_host(path: str, leaf: jax.Array) -> Any:
+    """Returns what initialize_from needs of a fresh parameter: its values only where no old one replaces them."""
+    replaced = path in known and not path.startswith('head/')
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if replaced else _gathered(leaf)
+
+  params, report = initialize_from(
+    map_with_path(on_host, state.params),
+    old_params,
+    head=init.head,
+    position_resize=init.position_resize,
+    old_grid=token_grid(old, old_recipe.data.image_size),
+    new_grid=token_grid(new, run.recipe.data.image_size),
+    old_num_prefix=int(old.pool == 'token'),
+    new_num_prefix=int(new.pool == 'token'),
+    expected=_explained(old, new),
+  )
+  if is_main():
+    log.info('weights from %s: %s', source, report)
+  placed = jax.tree.map(_place, params, run.abstract_state.params)
+  ema_params = None if state.ema_params is None else jax.tree.map(lambda x: x.copy(), placed)
+  return dataclasses.replace(state, params=placed, ema_params=ema_params)
+
+
+def _explained(old: ModelConfig, new: ModelConfig) -> tuple[str, ...]:
+  """Returns regexes of parameters that may stand on one side only, since a knob differs that makes them."""
+  patterns = []
+  if old.pool != new.pool:
+    patterns += ['cls', 'MAPHead_0/.*']
+  if old.num_registers != new.num_registers and 0 in (old.num_registers, new.num_registers):
+    patterns.append('registers')
+  if (old.position, old.position_at) != (new.position, new.position_at):
+    patterns.append('.*/posembed_input/.*')
+  return tuple(patterns)
+
+
+def _gathered(leaf: jax.Array) -> np.ndarray:
+  """Returns the whole value of an array on every host."""
+  return np.asarray(leaf if leaf.is_fully_addressable else multihost_utils.process_allgather(leaf, tiled=True))
+
+
+def _place(value: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
+  """Returns a host array as a global one with the sharding of `like`; every host holds the whole value."""
+  return jax.make_array_from_callback(value.shape, like.sharding, value.__getitem__)

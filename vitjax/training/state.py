@@ -1,0 +1,68 @@
+"""The arrays that training changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from vitjax.config.schema import ParallelConfig
+from vitjax.objectives import Objective
+from vitjax.parallel.mesh import replicated
+from vitjax.parallel.rules import param_shardings, shardings_like
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything a step reads and writes; arrays alone, so that it checkpoints and donates as a whole.
+
+  Attributes:
+    step: int32 scalar, optimiser steps done.
+    params: nested dict of parameters.
+    opt_state: optax state.
+    ema_params: like params, or None when optim.ema_decay is None.
+    rng: raw key data, uint32 [2]; every draw is fold_in(rng, step), so a resumed run draws the same.
+  """
+
+  step: jax.Array
+  params: Any
+  opt_state: Any
+  ema_params: Any
+  rng: jax.Array
+
+
+def init_state(
+  objective: Objective, optimizer: optax.GradientTransformation, *, seed: int, use_ema: bool
+) -> TrainState:
+  """Returns the state before the first step. Traced (under jit or eval_shape)."""
+  init_key, train_key = jax.random.split(jax.random.key(seed))
+  params = objective.init(init_key)
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=optimizer.init(params),
+    ema_params=jax.tree.map(jnp.copy, params) if use_ema else None,
+    rng=jax.random.key_data(train_key),
+  )
+
+
+def state_shardings(
+  abstract: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh, parallel: ParallelConfig
+) -> TrainState:
+  """Returns the NamedSharding of every array: moments and averages follow their parameter, scalars replicate.
+
+  Raises:
+    ShardingRuleError: a parameter that no rule covers, or a rule that does not fit.
+  """
+  params = param_shardings(abstract.params, mesh, parallel.rules)
+  return TrainState(
+    step=replicated(mesh),
+    params=params,
+    opt_state=shardings_like(optimizer, abstract.opt_state, params, replicated(mesh)),
+    ema_params=None if abstract.ema_params is None else params,
+    rng=replicated(mesh),
+  )
