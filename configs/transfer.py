@@ -34,7 +34,9 @@ def get_config(arg: str = ''):
   config.log.every = '20 steps'
   config.evals = evaluators(
     val=evaluator(
-      source=source_config(config.data.source, split='val'), batch_size=512, every=f'{max(args.steps // 5, 1)} steps'
+      source=source_config(config.data.source, split='val'),
+      batch_size=512,
+      every=f'{max(args.steps // 5, 1)} steps',
     )
   )
   if args.checkpoint:

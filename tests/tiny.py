@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from vitjax.config import default_config, evaluator, evaluators, source_config
+import numpy as np
+
+from vitjax.checkpoint import manifest, open_checkpoint
+from vitjax.checkpoint.reading import read_arrays
+from vitjax.config import default_config, evaluator, evaluators, parse_recipe, source_config
 from vitjax.config.schema import Recipe
-from vitjax.config import parse_recipe
 
 
 def tiny_config(**edits: Any):
@@ -46,3 +49,10 @@ def tiny_config(**edits: Any):
 def tiny_recipe(**edits: Any) -> Recipe:
   """Returns the parsed form of tiny_config(**edits)."""
   return parse_recipe(tiny_config(**edits))
+
+
+def restore_arrays(path: Any) -> dict[str, np.ndarray]:
+  """Returns {'params/a/b': array} of all items of a workdir's newest step, or of one step."""
+  step = open_checkpoint(path).path
+  entries = manifest.load(step).arrays
+  return read_arrays(step, entries, dict.fromkeys(entries))

@@ -11,8 +11,8 @@ import time
 
 import numpy as np
 import pytest
+import tiny
 
-from vitjax.checkpoint import restore_arrays
 from vitjax.training.metrics import read_metrics
 
 RECIPE = pathlib.Path(__file__).with_name('kill_recipe.py')
@@ -57,7 +57,7 @@ def without_speed(rows):
 
 def assert_identical(workdir, reference):
   """Parameters, optimiser state, step, RNG, averages: every bit; and the log, each step once."""
-  expected, found = restore_arrays(reference), restore_arrays(workdir)
+  expected, found = tiny.restore_arrays(reference), tiny.restore_arrays(workdir)
   assert expected.keys() == found.keys()
   for path, array in expected.items():
     assert array.dtype == found[path].dtype
@@ -103,7 +103,9 @@ def test_log_torn_by_a_kill_is_read_and_repaired(tmp_path):
   from vitjax.training.metrics import MetricsWriter
 
   path = tmp_path / 'metrics.jsonl'
-  path.write_text(''.join(json.dumps({'step': s, 'train/loss': 1.0}) + '\n' for s in range(1, 8)) + '{"step": 8, "tr')
+  path.write_text(
+    ''.join(json.dumps({'step': s, 'train/loss': 1.0}) + '\n' for s in range(1, 8)) + '{"step": 8, "tr'
+  )
   writer = MetricsWriter(tmp_path, start_step=5, tensorboard=False)
   writer.write(6, {'train/loss': 0.5})
   writer.close()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vitjax import trees
 from vitjax.models import create_model
 
 SIZES = {'patch_size': 4, 'width': 16, 'depth': 2, 'mlp_dim': 24, 'num_heads': 2}
@@ -184,13 +186,17 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize('case', CASES)
-def test_logits_match_numpy(case):
-  overrides = {'variant': 'B/16', 'num_classes': 5, **SIZES, **CASES[case]}
-  model = create_model(**overrides)
+def assert_matches_numpy(overrides, shrink='(?!)'):
+  """Compares logits for random parameters; paths that `shrink` matches are 100 times smaller."""
+  model = create_model(**{'variant': 'B/16', 'num_classes': 5, **SIZES, **overrides})
   rng = np.random.default_rng(0)
   shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(IMAGES, jnp.float32))['params']
-  params = jax.tree.map(lambda leaf: rng.normal(scale=0.4, size=leaf.shape).astype(np.float32), shapes)
+
+  def draw(path, leaf):
+    scale = 0.004 if re.fullmatch(shrink, path) else 0.4
+    return rng.normal(scale=scale, size=leaf.shape).astype(np.float32)
+
+  params = trees.map_with_path(draw, shapes)
   images = rng.normal(size=IMAGES).astype(np.float32)
   logits = np.asarray(jax.jit(model.apply)({'params': params}, images))
   exact = jax.tree.map(lambda leaf: leaf.astype(np.float64), params)
@@ -200,6 +206,23 @@ def test_logits_match_numpy(case):
   assert logits.dtype == np.float32
   assert np.abs(expected[0] - expected[1]).max() > 1e-2  # the images matter
   assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_logits_match_numpy(case):
+  assert_matches_numpy(CASES[case])
+
+
+@pytest.mark.parametrize(
+  ('overrides', 'shrink'),
+  [
+    ({'qk_norm': True}, r'.*/(query|key)/.*'),
+    ({'pool': 'map'}, r'MAPHead_0/(probe|.*/(value|out)/.*)'),
+    ({'pool': 'gap', 'position': 'none'}, r'embedding/.*'),
+  ],
+)
+def test_epsilons_of_the_norms(overrides, shrink):
+  assert_matches_numpy(overrides, shrink)
 
 
 def test_exact_and_tanh_gelu_differ():

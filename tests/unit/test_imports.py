@@ -123,9 +123,9 @@ def test_no_type_checking_escapes():
 def test_no_get_with_a_default():
   def check(_, tree):
     for node in ast.walk(tree):
-      if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == 'get':
-        if len(node.args) > 1 or any(keyword.arg == 'default' for keyword in node.keywords):
-          yield node.lineno, '.get() with a default: a knob has its default in the schema'
+      is_get = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == 'get'
+      if is_get and (len(node.args) > 1 or any(keyword.arg == 'default' for keyword in node.keywords)):
+        yield node.lineno, '.get() with a default: a knob has its default in the schema'
 
   assert complaints(check) == []
 

@@ -323,7 +323,8 @@ class Store:
       self._purge()
 
   def _remove_tmp(self) -> None:
-    for entry in self.directory.iterdir():
+    entries = list(self.directory.iterdir()) if self.directory.is_dir() else []
+    for entry in entries:
       if writing.TMP_MARK in entry.name:
         shutil.rmtree(entry, ignore_errors=True)
 

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 
 from vitjax import trees
-from vitjax.errors import CheckpointError, ConfigError, Problem
 from vitjax.config.schema import ModelConfig
 from vitjax.config.variants import ViTVariant
+from vitjax.errors import CheckpointError, ConfigError, Problem
 from vitjax.models.layout import stack_blocks, unstack_blocks
 from vitjax.models.sizes import resolve_variant
 from vitjax.ops.positions import resample_positions
@@ -138,8 +138,15 @@ def initialize_from(
   if head not in HEADS:
     problem = Problem('init.head', repr(head), f'one of {", ".join(HEADS)}')
     raise ConfigError('parameters cannot be transferred', [problem])
-  grids = [None if grid is None else (grid[0], grid[1]) for grid in (old_grid, new_grid)]
-  plan = _Plan(head, position_resize, *grids, old_num_prefix, new_num_prefix, tuple(expected))
+  plan = _Plan(
+    head,
+    position_resize,
+    None if old_grid is None else (old_grid[0], old_grid[1]),
+    None if new_grid is None else (new_grid[0], new_grid[1]),
+    old_num_prefix,
+    new_num_prefix,
+    tuple(expected),
+  )
   new, old = trees.flatten(unstack_blocks(new_params)), trees.flatten(unstack_blocks(old_params))
   values: dict[str, np.ndarray] = {}
   outcomes = [*_new_side(new, old, plan, values), *_old_side(new, old, plan)]

@@ -1,6 +1,6 @@
 """Show what the model will see: a contact sheet of augmented samples (PNG) and the number of images per class.
 
-  vitjax data --config=configs/quickstart.py --out=samples.png
+vitjax data --config=configs/quickstart.py --out=samples.png
 """
 
 from __future__ import annotations
@@ -10,8 +10,18 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the flags."""
-  parser.add_argument('--config', required=True, metavar='FILE[:arg=value,...]', help='a recipe file; --config.a.b=VALUE changes one knob')
-  parser.add_argument('--out', default='contact_sheet.png', metavar='PNG', help='the picture to write (default contact_sheet.png)')
+  parser.add_argument(
+    '--config',
+    required=True,
+    metavar='FILE[:arg=value,...]',
+    help='a recipe file; --config.a.b=VALUE changes one knob',
+  )
+  parser.add_argument(
+    '--out',
+    default='contact_sheet.png',
+    metavar='PNG',
+    help='the picture to write (default contact_sheet.png)',
+  )
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:

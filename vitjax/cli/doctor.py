@@ -1,6 +1,6 @@
 """Check this environment: versions, backend, devices and memory, and what is wrong with them.
 
-  vitjax doctor
+vitjax doctor
 """
 
 from __future__ import annotations
@@ -45,7 +45,11 @@ def _packages() -> tuple[list[tuple[str, str]], list[str]]:
   import platform
   import sys
 
-  lines = [('vitjax', vitjax.__version__), ('python', f'{platform.python_version()} ({sys.executable})'), ('system', platform.platform())]
+  lines = [
+    ('vitjax', vitjax.__version__),
+    ('python', f'{platform.python_version()} ({sys.executable})'),
+    ('system', platform.platform()),
+  ]
   faults = []
   if sys.version_info < _OLDEST_PYTHON:
     faults.append(f'python {platform.python_version()}: vitjax needs 3.11 or newer')
@@ -74,14 +78,20 @@ def _devices() -> tuple[list[tuple[str, str]], list[str]]:
     devices = jax.devices()
   except RuntimeError as error:
     first_line = str(error).splitlines()[0]
-    return [], [f'jax finds no backend: {first_line}. Unset JAX_PLATFORMS, or install the jax extra of this machine']
+    return [], [
+      f'jax finds no backend: {first_line}. Unset JAX_PLATFORMS, or install the jax extra of this machine'
+    ]
   device = devices[0]
   lines = [('backend', f'{jax.default_backend()}, {len(devices)} x {device.device_kind}')]
   lines.append(('processes', f'{jax.process_count()}'))
   stats = device.memory_stats()
   if stats is not None and 'bytes_limit' in stats:
-    lines.append(('device memory', f'{stats["bytes_limit"] / 2**30:.1f} GiB, {stats["bytes_in_use"] / 2**30:.1f} in use'))
-  free, total = (os.sysconf(name) * os.sysconf('SC_PAGE_SIZE') / 2**30 for name in ('SC_AVPHYS_PAGES', 'SC_PHYS_PAGES'))
+    lines.append(
+      ('device memory', f'{stats["bytes_limit"] / 2**30:.1f} GiB, {stats["bytes_in_use"] / 2**30:.1f} in use')
+    )
+  free, total = (
+    os.sysconf(name) * os.sysconf('SC_PAGE_SIZE') / 2**30 for name in ('SC_AVPHYS_PAGES', 'SC_PHYS_PAGES')
+  )
   lines.append(('host memory', f'{free:.1f} GiB free of {total:.1f}; {os.cpu_count()} cores'))
   lines.append(('compilation cache', str(jax.config.jax_compilation_cache_dir)))
   ones = float(jax.jit(jnp.sum)(jnp.ones((64, 64))))
@@ -93,5 +103,7 @@ def _devices() -> tuple[list[tuple[str, str]], list[str]]:
     faults.append('a TPU is here but jax runs on the CPU: pip install "jax[tpu]"')
   if 'JAX_NUM_PROCESSES' in os.environ and int(os.environ['JAX_NUM_PROCESSES']) != jax.process_count():
     # doctor does not join a job, so this is information for the reader and no fault.
-    lines.append(('launcher', f'JAX_NUM_PROCESSES={os.environ["JAX_NUM_PROCESSES"]}; doctor looks at this process alone'))
+    lines.append(
+      ('launcher', f'JAX_NUM_PROCESSES={os.environ["JAX_NUM_PROCESSES"]}; doctor looks at this process alone')
+    )
   return lines, faults

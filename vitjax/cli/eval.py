@@ -1,7 +1,7 @@
 """Evaluate a checkpoint on the evals of its own recipe; --config.* points them elsewhere.
 
-  vitjax eval --checkpoint=runs/mnist
-  vitjax eval --checkpoint=runs/mnist --config.evals.val.source.split=all --config.evals.val.batch_size=100
+vitjax eval --checkpoint=runs/mnist
+vitjax eval --checkpoint=runs/mnist --config.evals.val.source.split=all --config.evals.val.batch_size=100
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the flags."""
-  parser.add_argument('--checkpoint', required=True, metavar='PATH', help='a workdir, or one step inside WORKDIR/checkpoints')
+  parser.add_argument(
+    '--checkpoint', required=True, metavar='PATH', help='a workdir, or one step inside WORKDIR/checkpoints'
+  )
   parser.set_defaults(config='the recipe stored in the checkpoint')
 
 
@@ -34,7 +36,9 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
   config = apply_overrides(recipe_to_config(loaded.recipe), overrides)
   recipe = parse_recipe(config, num_devices=jax.device_count())
   if not recipe.evals:
-    raise ConfigError('nothing to evaluate', [Problem('evals', 'empty', 'at least one evaluator in the recipe')])
+    raise ConfigError(
+      'nothing to evaluate', [Problem('evals', 'empty', 'at least one evaluator in the recipe')]
+    )
   mesh = make_mesh(recipe.parallel)
   params = jax.device_put(loaded.params, replicated(mesh))
   objective = build_objective(recipe, num_classes=recipe.model.num_classes)

@@ -66,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_INTERRUPTED
 
 
-def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
+def _parse(
+  parser: argparse.ArgumentParser, argv: list[str]
+) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
   """Splits --config.a.b=value overrides from a command's own flags; exits with 2 on an unknown flag."""
   own, overrides = [], []
   rest = iter(argv)

@@ -1,7 +1,7 @@
 """Classify images with a vitjax checkpoint: the five most likely classes of each, with their probabilities.
 
-  vitjax predict cat.jpg dog.jpg --checkpoint=runs/pets
-  vitjax predict photos/*.png --checkpoint=runs/pets/checkpoints/500 --top=3
+vitjax predict cat.jpg dog.jpg --checkpoint=runs/pets
+vitjax predict photos/*.png --checkpoint=runs/pets/checkpoints/500 --top=3
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import argparse
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the flags."""
   parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files')
-  parser.add_argument('--checkpoint', required=True, metavar='PATH', help='a workdir, or one step inside WORKDIR/checkpoints')
+  parser.add_argument(
+    '--checkpoint', required=True, metavar='PATH', help='a workdir, or one step inside WORKDIR/checkpoints'
+  )
   parser.add_argument('--top', type=int, default=5, metavar='K', help='how many classes to print (default 5)')
 
 

@@ -24,8 +24,18 @@ STARTS = ('pretrained', 'scratch')
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the flags."""
   recipe = pathlib.Path(__file__).parents[2] / 'configs' / 'quickstart.py'
-  parser.add_argument('--workdir', default='runs/quickstart', metavar='DIR', help='where runs, summary.json and summary.png go (default runs/quickstart)')
-  parser.add_argument('--config', default=str(recipe), metavar='FILE', help='the recipe (default configs/quickstart.py beside the package)')
+  parser.add_argument(
+    '--workdir',
+    default='runs/quickstart',
+    metavar='DIR',
+    help='where runs, summary.json and summary.png go (default runs/quickstart)',
+  )
+  parser.add_argument(
+    '--config',
+    default=str(recipe),
+    metavar='FILE',
+    help='the recipe (default configs/quickstart.py beside the package)',
+  )
   parser.add_argument('--smoke', action='store_true', help='a few steps per cell: does it run?')
 
 
@@ -56,7 +66,13 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
       quiet = [('log.progress', 'False'), *overrides]
       final = _train(f'{args.config}:{",".join(spec)}', quiet, workdir / name)
       cells.append(
-        {'shots': shots, 'model': model, 'start': start, 'seed': seed, 'accuracy': final['test/accuracy_top1']}
+        {
+          'shots': shots,
+          'model': model,
+          'start': start,
+          'seed': seed,
+          'accuracy': final['test/accuracy_top1'],
+        }
       )
   summary = report.summarize(cells, pretrained, seconds=time.perf_counter() - began_s)
   (workdir / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n', encoding='utf-8')

@@ -32,7 +32,13 @@ def cell_progress(total: int) -> Iterator[Callable[[str], None]]:
     counter = iter(range(1, total + 1))
     yield lambda text: console.print(f'[{next(counter)}/{total}] {text}', markup=False)
     return
-  columns = (TextColumn('transfer'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn('{task.description}'))
+  columns = (
+    TextColumn('transfer'),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeRemainingColumn(),
+    TextColumn('{task.description}'),
+  )
   with Progress(*columns, console=console) as bar:
     task = bar.add_task('', total=total)
     started = iter(range(total))
@@ -40,7 +46,9 @@ def cell_progress(total: int) -> Iterator[Callable[[str], None]]:
     bar.update(task, completed=total, description='')
 
 
-def summarize(cells: list[dict[str, Any]], pretrained: dict[str, dict[str, float]], *, seconds: float) -> Summary:
+def summarize(
+  cells: list[dict[str, Any]], pretrained: dict[str, dict[str, float]], *, seconds: float
+) -> Summary:
   """Returns the contents of summary.json.
 
   Args:
@@ -52,7 +60,9 @@ def summarize(cells: list[dict[str, Any]], pretrained: dict[str, dict[str, float
   for shots in SHOTS:
     for model in MODELS:
       for start in STARTS:
-        values = [c['accuracy'] for c in cells if (c['shots'], c['model'], c['start']) == (shots, model, start)]
+        values = [
+          c['accuracy'] for c in cells if (c['shots'], c['model'], c['start']) == (shots, model, start)
+        ]
         rows.append(
           {
             'shots': shots,
@@ -104,13 +114,17 @@ def plot(summary: Summary, path: str | os.PathLike[str]) -> None:
     drawn = axes.bar(x, means, 0.18, yerr=stds, capsize=3, color=color, label=f'{MODELS[model]} {start}')
     axes.bar_label(drawn, [f'{m:.2f}' for m in means], padding=4, fontsize=9)
     for position, row in zip(x, rows, strict=True):
-      axes.plot([position] * len(row['accuracies']), row['accuracies'], '.', color='black', markersize=4, alpha=0.6)
+      axes.plot(
+        [position] * len(row['accuracies']), row['accuracies'], '.', color='black', markersize=4, alpha=0.6
+      )
   axes.set_xticks(range(len(SHOTS)), [f'{shots} examples per class' for shots in SHOTS])
   axes.set_ylabel('accuracy on the digits test split')
   axes.set_ylim(0, 1.12)
   axes.axhline(0.1, color='grey', linewidth=0.8, linestyle=':')
   axes.text(-0.48, 0.115, 'chance', fontsize=8, color='grey')
-  axes.set_title(f'MNIST pretraining, transferred to digits ({len(summary["seeds"])} seeds, bars: mean and std)')
+  axes.set_title(
+    f'MNIST pretraining, transferred to digits ({len(summary["seeds"])} seeds, bars: mean and std)'
+  )
   axes.legend(ncols=2, loc='upper center', fontsize=9)
   axes.spines[['top', 'right']].set_visible(False)
   figure.savefig(path, dpi=140)

@@ -16,9 +16,20 @@ Overrides = list[tuple[str, str]]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the flags."""
-  parser.add_argument('--config', required=True, metavar='FILE[:arg=value,...]', help='a recipe file; --config.a.b=VALUE changes one knob')
-  parser.add_argument('--workdir', metavar='DIR', help='where checkpoints and metrics go; required unless --dry_run')
-  parser.add_argument('--dry_run', action='store_true', help='print the resolved recipe, parameters, shardings, FLOPs, steps and memory; train nothing')
+  parser.add_argument(
+    '--config',
+    required=True,
+    metavar='FILE[:arg=value,...]',
+    help='a recipe file; --config.a.b=VALUE changes one knob',
+  )
+  parser.add_argument(
+    '--workdir', metavar='DIR', help='where checkpoints and metrics go; required unless --dry_run'
+  )
+  parser.add_argument(
+    '--dry_run',
+    action='store_true',
+    help='print the resolved recipe, parameters, shardings, FLOPs, steps and memory; train nothing',
+  )
 
 
 def run(args: argparse.Namespace, overrides: Overrides) -> int:
@@ -27,7 +38,10 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
   from vitjax.errors import ConfigError, Problem
 
   if args.workdir is None and not args.dry_run:
-    raise ConfigError('no place for the results', [Problem('--workdir', '', 'a folder', 'Add --workdir=DIR, or --dry_run to only look')])
+    raise ConfigError(
+      'no place for the results',
+      [Problem('--workdir', '', 'a folder', 'Add --workdir=DIR, or --dry_run to only look')],
+    )
   config = load_config(args.config, overrides)
   parse_recipe(config, num_devices=expected_devices())
 

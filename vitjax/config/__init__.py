@@ -40,7 +40,7 @@ from vitjax.config.defaults import default_config, evaluator, evaluators, source
 from vitjax.config.devices import expected_devices
 from vitjax.config.durations import Duration
 from vitjax.config.knobs import KnobDoc, describe_knobs
-from vitjax.config.load import load_config, parse_args
+from vitjax.config.load import apply_overrides, load_config, parse_args, recipe_to_config
 from vitjax.config.parse import parse_recipe
 from vitjax.config.render import recipe_from_json, recipe_to_json, render
 from vitjax.config.schema import Recipe
@@ -49,6 +49,7 @@ __all__ = [
   'Duration',
   'KnobDoc',
   'Recipe',
+  'apply_overrides',
   'default_config',
   'describe_knobs',
   'evaluator',
@@ -58,6 +59,7 @@ __all__ = [
   'parse_args',
   'parse_recipe',
   'recipe_from_json',
+  'recipe_to_config',
   'recipe_to_json',
   'render',
   'source_config',

@@ -12,15 +12,17 @@ import pathlib
 import re
 import traceback
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import config_dict
 
 from vitjax.config import knobs
-from vitjax.config.schema import KnobInfo
+from vitjax.config.defaults import default_config, evaluator, evaluators
+from vitjax.config.parse import count, to_mapping
+from vitjax.config.schema import KnobInfo, Recipe
 from vitjax.config.suggest import closest, did_you_mean, suggest_file, suggest_path
-from vitjax.config.values import Mismatch, from_text, value_type
+from vitjax.config.values import Mismatch, from_text, plain, shown, value_type
 from vitjax.errors import ConfigError, Problem
 
 ConfigDict = config_dict.ConfigDict
@@ -45,11 +47,35 @@ def load_config(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigD
       overrides name unknown knobs or hold values of a wrong type (all of them are listed).
   """
   path, arg = _split_spec(spec)
-  config = _run_file(path, arg)
+  return apply_overrides(_run_file(path, arg), overrides)
+
+
+def apply_overrides(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> ConfigDict:
+  """Sets knobs of a config from (dotted path, value as text) pairs, in place, and returns it.
+
+  Raises:
+    ConfigError: unknown knobs and values of a wrong type, all of them.
+  """
   problems = [problem for override in overrides if (problem := _apply(config, *override)) is not None]
   if problems:
-    raise ConfigError(f'{len(problems)} override(s) of {path} cannot be applied.', problems)
+    raise ConfigError(count(problems, 'in the overrides'), problems)
   return config
+
+
+def recipe_to_config(recipe: Recipe) -> ConfigDict:
+  """Returns a recipe as the ConfigDict of a recipe file: what `parse_recipe` turns back into it."""
+  config = default_config()
+  config.evals = evaluators(**{name: evaluator() for name in recipe.evals})
+  _fill(config, to_mapping(recipe))
+  return config
+
+
+def _fill(config: ConfigDict, values: Mapping[str, Any]) -> None:
+  for name, value in values.items():
+    if isinstance(value, Mapping):
+      _fill(config[name], value)
+    else:
+      config[name] = plain(value)
 
 
 def parse_args(arg: str, **defaults: Any) -> types.SimpleNamespace:
@@ -184,7 +210,7 @@ def _unknown_knob(error: Exception) -> Problem | None:
     local = trace.tb_frame.f_locals
     if isinstance(local.get('self'), ConfigDict) and ('attribute' in local or 'key' in local):
       name = local['attribute' if 'attribute' in local else 'key']
-      return _unknown(local['self'], str(name), repr(local['value']) if 'value' in local else '')
+      return _unknown(local['self'], str(name), shown(local['value']) if 'value' in local else '')
     trace = trace.tb_next
   return None
 
@@ -238,5 +264,5 @@ def _apply(config: ConfigDict, path: str, text: str) -> Problem | None:
   try:
     group[names[-1]] = from_text(text, knob.type, knob.info)
   except Mismatch as error:
-    return Problem(path, repr(text), knob.expected, error.hint)
+    return Problem(path, shown(text), knob.expected, error.hint)
   return None

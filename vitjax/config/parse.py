@@ -14,7 +14,7 @@ from vitjax.config.checks import check_recipe
 from vitjax.config.knobs import Knob
 from vitjax.config.schema import EvalConfig, Recipe
 from vitjax.config.suggest import suggest_path
-from vitjax.config.values import Mismatch, convert, out_of_range, plain
+from vitjax.config.values import Mismatch, convert, out_of_range, plain, shown
 from vitjax.errors import ConfigError, Problem
 
 _MISSING = object()
@@ -67,7 +67,7 @@ class Reader:
     if not _is_group(node):
       expected = f'a group of knobs: {", ".join(fields)}'
       hint = f'Assign to its knobs, such as {path or "config"}.{next(iter(fields))}'
-      self._refuse(path or 'config', repr(node), expected, hint)
+      self._refuse(path or 'config', shown(node), expected, hint)
       return group()
     prefix = f'{path}.' if path else ''
     missing = [name for name in fields if name not in node]
@@ -77,7 +77,9 @@ class Reader:
     for name in node:
       if name not in fields:
         where = f'{prefix}{name}'
-        self._refuse(where, repr(_item(node, name)), 'a knob of the schema', suggest_path(where, self._known))
+        self._refuse(
+          where, shown(_item(node, name)), 'a knob of the schema', suggest_path(where, self._known)
+        )
     present = {name: field for name, field in fields.items() if name in node}
     return group(**{n: self._field(field, _item(node, n), prefix + n) for n, field in present.items()})
 
@@ -89,7 +91,7 @@ class Reader:
   def _evals(self, node: Any, path: str) -> dict[str, EvalConfig]:
     if not _is_group(node):
       self._refuse(
-        path, repr(node), 'evaluators by name', 'Write config.evals = evaluators(val=evaluator(...))'
+        path, shown(node), 'evaluators by name', 'Write config.evals = evaluators(val=evaluator(...))'
       )
       return {}
     evals = {}
@@ -109,11 +111,11 @@ class Reader:
     try:
       converted = convert(value, knob.type, knob.info)
     except Mismatch as error:
-      self._refuse(path, repr(value), knob.expected, error.hint)
+      self._refuse(path, shown(value), knob.expected, error.hint)
       return knob.default
     hint = out_of_range(converted, knob.type, knob.info)
     if hint is not None:
-      self._refuse(path, repr(value), knob.expected, hint or f'The default is {plain(knob.default)!r}')
+      self._refuse(path, shown(value), knob.expected, hint or f'The default is {plain(knob.default)!r}')
       return knob.default
     return converted
 

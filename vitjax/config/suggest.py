@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -39,6 +40,7 @@ SYNONYMS = {
 }
 
 _MAX_LISTED = 10_000  # folders of images can hold millions of files
+_MAX_FACTORED = 10**10  # trial division up to its root takes milliseconds
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
@@ -93,9 +95,11 @@ def suggest_file(path: str) -> str:
 
 
 def nearest_divisors(value: int, total: int) -> str:
-  """Returns the divisors of `total` around `value`: '4 or 8'."""
-  divisors = [d for d in range(1, total + 1) if total % d == 0]
-  return _around(value, divisors)
+  """Returns the divisors of `total` around `value`: '4 or 8'; of an absurdly large total just '1'."""
+  if total > _MAX_FACTORED:
+    return '1'
+  small = [d for d in range(1, math.isqrt(total) + 1) if total % d == 0]
+  return _around(value, sorted({*small, *(total // d for d in small)}))
 
 
 def nearest_multiples(value: int, unit: int) -> str:

@@ -18,6 +18,7 @@ from vitjax.config.durations import UNITS, Duration
 from vitjax.config.schema import KnobInfo
 from vitjax.config.suggest import did_you_mean
 
+_MAX_SHOWN = 120
 _NUMBER_WORDS = {2: 'two', 3: 'three', 4: 'four'}
 _NOUNS = {
   bool: ('True or False', 'booleans'),
@@ -153,6 +154,15 @@ def out_of_range(value: Any, kind: ValueType, info: KnobInfo) -> str | None:
   return None
 
 
+def shown(value: Any) -> str:
+  """Returns a value as one short line, for messages; whatever it is, this does not fail."""
+  try:
+    text = ' '.join(repr(plain(value)).split())
+  except Exception:  # noqa: BLE001 -- someone else's __repr__, or an int with more digits than Python prints
+    return f'<{type(value).__name__}>'
+  return text if len(text) <= _MAX_SHOWN else f'{text[:_MAX_SHOWN]}...'
+
+
 def plain(value: Any) -> Any:
   """Returns a knob's value with Durations as texts, the form that config files and JSON hold."""
   if isinstance(value, Duration):
@@ -179,13 +189,24 @@ def _convert_duration(value: Any) -> Duration:
   if isinstance(value, (int, float)) and not isinstance(value, bool):
     raise Mismatch(f"Name the unit: '{value} steps', '{value} epochs' or '{value} examples'")
   if not isinstance(value, str):
-    raise Mismatch(f'A {type(value).__name__} is given')
+    raise Mismatch(f'Its type is {type(value).__name__}')
   try:
     return Duration.parse(value)
   except ValueError as error:
-    unit = value.split()[-1] if value.split() else ''
+    number, _, unit = value.strip().rpartition(' ')
+    if not number and _is_number(unit):
+      raise Mismatch(f"Name the unit: '{unit} steps', '{unit} epochs' or '{unit} examples'") from None
     known = UNITS if unit not in (*UNITS, *(u.removesuffix('s') for u in UNITS)) else ()
-    raise Mismatch(did_you_mean(unit, known) or str(error)) from None
+    reason = 'Write a number >= 0, a space and the unit' if 'is not a duration' in str(error) else str(error)
+    raise Mismatch(did_you_mean(unit, known) or reason) from None
+
+
+def _is_number(text: str) -> bool:
+  try:
+    float(text)
+  except ValueError:
+    return False
+  return True
 
 
 def _to_float(value: int) -> float:
@@ -202,11 +223,11 @@ def _type_hint(value: Any, base: type) -> str:
     try:
       number = base(value)
     except ValueError:
-      return 'A text is given'
+      return 'Its type is str'
     return f'Write {number} without quotes'
   if base is bool and value in (0, 1):
     return f'Write {bool(value)}'
-  return f'A {type(value).__name__} is given'
+  return f'Its type is {type(value).__name__}'
 
 
 def _tuple_hint(value: Any, kind: ValueType) -> str:
@@ -214,7 +235,7 @@ def _tuple_hint(value: Any, kind: ValueType) -> str:
     return f'Write ({value!r},)'
   if not kind.variadic and isinstance(value, (int, float)) and not isinstance(value, bool):
     return f'One value stands for one; write ({", ".join([str(value)] * len(kind.items))}) if you mean that'
-  return f'A {type(value).__name__} is given'
+  return f'Its type is {type(value).__name__}'
 
 
 def _unquoted(text: str) -> str:

@@ -69,7 +69,9 @@ VIT_SIZES = {
   'g': ViTSize(1408, 40, 6144, 16),
   'G': ViTSize(1664, 48, 8192, 16),
   'e': ViTSize(1792, 56, 15360, 16),
-  '22B': ViTSize(6144, 48, 24576, 48, qk_norm=True, parallel_blocks=True, use_qkv_bias=False, use_norm_bias=False),
+  '22B': ViTSize(
+    6144, 48, 24576, 48, qk_norm=True, parallel_blocks=True, use_qkv_bias=False, use_norm_bias=False
+  ),
 }
 
 RESNET_UNITS = {'R50': (3, 4, 6, 3), 'R101': (3, 4, 23, 3), 'R152': (3, 8, 36, 3), 'R200': (3, 24, 36, 3)}
@@ -105,7 +107,9 @@ def parse_variant(name: str) -> ViTVariant | ResNetVariant:
     raise ValueError(f'{name!r}: ResNet depth is one of {", ".join(RESNET_UNITS)}, width a positive multiple')
   match = _VIT_PATTERN.fullmatch(name)
   if match is None or match['size'] not in VIT_SIZES or int(match['patch']) < 1:
-    raise ValueError(f'{name!r} is not SIZE/PATCH, STEM+SIZE/PATCH or RESNETxWIDTH; sizes: {", ".join(VIT_SIZES)}')
+    raise ValueError(
+      f'{name!r} is not SIZE/PATCH, STEM+SIZE/PATCH or RESNETxWIDTH; sizes: {", ".join(VIT_SIZES)}'
+    )
   size, patch = VIT_SIZES[match['size']], int(match['patch'])
   if match['stem'] is None:
     return ViTVariant(size, patch_size=patch, downsample=patch)

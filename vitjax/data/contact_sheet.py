@@ -31,7 +31,7 @@ def contact_sheet(
   rows: int = 6,
   columns: int = 8,
 ) -> pathlib.Path:
-  """Writes a PNG of the first rows x columns training samples, cropped and flipped as the model gets them; returns its path.
+  """Writes a PNG of the first training samples, cropped and flipped as the model gets them; returns its path.
 
   Pixels are shown before normalisation, small images enlarged by whole pixels. Damaged records raise.
 
@@ -95,7 +95,7 @@ def _subtitle(config: DataConfig, source: Source, seed: int) -> str:
 def _font(size: int) -> ImageFont.FreeTypeFont:
   """Returns DejaVu Sans, which comes with matplotlib and covers most alphabets."""
   matplotlib = require('matplotlib', 'matplotlib', where='contact sheet')
-  return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf'), size)
+  return ImageFont.truetype(pathlib.Path(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf'), size)
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
@@ -107,7 +107,7 @@ def _fitted(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 
 def _enlarged(image: np.ndarray) -> Image.Image:
-  """Returns the image scaled into a cell: by a whole factor when it is smaller, smoothly when it is larger."""
+  """Returns the image scaled into a cell: by a whole factor when smaller, smoothly when larger."""
   tile = Image.fromarray(image)
   larger = max(tile.size)
   if larger <= _CELL:

@@ -1,4 +1,4 @@
-"""Encoded image files to uint8 RGB arrays: bounded memory, one meaning per colour mode, an error that names the file."""
+"""Encoded image files to uint8 RGB: bounded memory, a rule per colour mode, errors that name the file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_PIXELS = 178_000_000
 
 # Formats that are read. EPS, PDF and the like are left out on purpose: they start other programs or render at
 # any size.
-FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'PPM', 'JPEG2000', 'MPO')
+FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'PPM', 'JPEG2000')
 
 _ORIENTATION_TAG = 0x0112
 _NEXT_STEP = 'Replace or remove it; max_corrupt of a training source tolerates some'
@@ -107,7 +107,7 @@ def _orientation(image: Image.Image) -> int:
   """Returns the EXIF orientation 1 to 8; 1 when there is none, or the EXIF block is damaged."""
   try:
     value = image.getexif().get(_ORIENTATION_TAG)
-  except Exception:  # A damaged EXIF block does not make the pixels unreadable.
+  except Exception:  # noqa: BLE001 - a damaged EXIF block, of whatever error, leaves the pixels readable
     return 1
   return value if isinstance(value, int) and 1 <= value <= 8 else 1
 

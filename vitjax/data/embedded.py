@@ -1,4 +1,4 @@
-"""Data sets that need no download: MNIST's 5,000 digits, scikit-learn's digits, Fashion-MNIST files, synthetic images."""
+"""Small data sets: MNIST digits, scikit-learn's digits, Fashion-MNIST files, synthetic images."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _MAX_IDX_BYTES = 1 << 30
 
 
 def open_digits(kind: str, split: str, *, where: str) -> Reader:
-  """Returns 'mnist5k' (28 x 28, 4,000 train + 1,000 test) or 'digits' (8 x 8, 1,400 train + 397 test) as a reader.
+  """Returns 'mnist5k' (28 x 28; 4,000 train, 1,000 test) or 'digits' (8 x 8; 1,400 train, 397 test).
 
   The split is this project's own: the sets are stored sorted by class, so they are put into one fixed,
   stratified order; 'train' is its head, 'test' its tail and 'all' the whole. Grey images become RGB when

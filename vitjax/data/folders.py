@@ -17,7 +17,22 @@ from vitjax.data.splits import stratified_order
 from vitjax.errors import DataError, Problem
 
 IMAGE_SUFFIXES = frozenset(
-  '.jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .j2k .mpo'.split()
+  (
+    '.jpg',
+    '.jpeg',
+    '.jpe',
+    '.jfif',
+    '.png',
+    '.webp',
+    '.bmp',
+    '.gif',
+    '.tif',
+    '.tiff',
+    '.ppm',
+    '.pgm',
+    '.pnm',
+    '.jp2',
+  )
 )
 SPLIT_FOLDERS = {
   'train': ('train', 'training'),
@@ -59,8 +74,7 @@ class FileReader(Reader):
 
   def read(self, i: int) -> tuple[bytes, int]:
     try:
-      with open(self.name_of(i), 'rb') as file:
-        return file.read(), int(self._labels[i])
+      return pathlib.Path(self.name_of(i)).read_bytes(), int(self._labels[i])
     except OSError as error:
       raise UnreadableError(self.name_of(i), error.strerror or str(error)) from error
 
@@ -68,7 +82,7 @@ class FileReader(Reader):
     return self._labels
 
   def name_of(self, i: int) -> str:
-    return os.path.join(self._root, self._files[i])
+    return str(pathlib.Path(self._root, self._files[i]))
 
   def digest_parts(self) -> Iterator[bytes]:
     yield self._labels.tobytes()
@@ -76,7 +90,7 @@ class FileReader(Reader):
       yield file.encode('utf-8', 'surrogateescape') + b'\0'
     for i in spread(len(self), MAX_STATS):
       try:
-        size = os.stat(self.name_of(i)).st_size
+        size = pathlib.Path(self.name_of(i)).stat().st_size
       except OSError:
         size = -1
       yield size.to_bytes(8, 'little', signed=True)
@@ -139,7 +153,7 @@ def _canonical_split(name: str) -> str:
 
 
 def _split_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
-  """Returns {split: its folder}; {'train': root} when any sub-folder is not named after a split (it is a class)."""
+  """Returns {split: its folder}; {'train': root} when a sub-folder is no split's (it is a class)."""
   folders = _subfolders(root)
   splits = {_canonical_split(folder.name): folder for folder in folders}
   is_layout = bool(folders) and set(splits) <= set(SPLIT_FOLDERS) and len(splits) == len(folders)
@@ -156,15 +170,17 @@ def _images_below(folder: pathlib.Path) -> tuple[list[str], list[str]]:
   for parent, folders, names in os.walk(folder):
     folders[:] = sorted(name for name in folders if not name.startswith('.'))
     for name in sorted(name for name in names if not name.startswith('.')):
-      is_image = os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-      (images if is_image else others).append(os.path.join(parent, name) if is_image else name)
+      if pathlib.Path(name).suffix.lower() in IMAGE_SUFFIXES:
+        images.append(str(pathlib.Path(parent, name)))
+      else:
+        others.append(name)
   return images, others
 
 
 def _skipped_note(names: Sequence[str]) -> tuple[str, ...]:
   if not names:
     return ()
-  suffixes = Counter(os.path.splitext(name)[1] or '(no suffix)' for name in names)
+  suffixes = Counter(pathlib.Path(name).suffix or '(no suffix)' for name in names)
   kinds = ', '.join(f'{count} {suffix}' for suffix, count in suffixes.most_common(5))
   return (
     f'{len(names)} files are not images in class folders and were skipped ({kinds}): {_shortened(names)}',

@@ -1,4 +1,4 @@
-"""Batches for training and evaluation: Grain runs the threads and workers, the order is a function of (seed, position).
+"""Batches for training and evaluation: Grain runs threads and workers, the order is f(seed, position).
 
 Position p counts training examples from step 0 over all hosts: batch s holds positions s * batch_size
 onwards, and a process makes its own block of rows. Which image stands at p, and how it is augmented, depends
@@ -38,7 +38,7 @@ _FATAL = -1
 
 
 class _Example(abc.ABC):
-  """Makes example p of this process's stream. Picklable, for worker processes; raises nothing that a record causes."""
+  """Makes the rows of this process. Picklable, for workers; a bad record is reported in its row."""
 
   def __init__(
     self,
@@ -65,7 +65,7 @@ class _Example(abc.ABC):
 
   @abc.abstractmethod
   def make(self, position: int) -> dict[str, np.ndarray]:
-    """Returns the record of global position `position`: the batch's fields, plus `asked` and `skipped` (see Batches)."""
+    """Returns the row at a global position: the batch's fields, plus `asked` and `skipped`."""
 
 
 class _TrainExample(_Example):
@@ -87,7 +87,7 @@ class _TrainExample(_Example):
     return _record(self._blank if image is None else image, label, used, asked, skipped)
 
   def _load(self, asked: int) -> tuple[np.ndarray | None, int, int]:
-    """Returns image, label and how many damaged records were passed over; no image when the budget cannot cover it."""
+    """Returns image, label, number of damaged records passed over; no image beyond the budget."""
     for skipped in range(min(self.source.max_corrupt + 1, len(self.source))):
       index = (asked + skipped) % len(self.source)
       if index in self._damaged:
@@ -102,7 +102,7 @@ class _TrainExample(_Example):
 
 
 class _EvalExample(_Example):
-  """Example p of the split, prepared without randomness; beyond the end, and in place of damaged ones, weight 0."""
+  """Example p of the split, without randomness; weight 0 beyond the end and for damaged ones."""
 
   def __init__(self, source: Source, preprocess: Preprocess, **layout: int):
     super().__init__(source, image_size=preprocess.image_size, **layout)
@@ -131,7 +131,7 @@ def _record(image: np.ndarray, label: int, index: int, asked: int, skipped: int)
 
 
 def source_index(position: int, num_examples: int, *, seed: int, shuffle: bool) -> int:
-  """Returns which example of the source stands at a global position: each once per epoch, a new order every epoch.
+  """Returns the example at a global position: each once per epoch, a new order every epoch.
 
   Args:
     position: 0 is the first example of step 0.

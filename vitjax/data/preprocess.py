@@ -108,7 +108,7 @@ class Preprocess:
 
 
 def to_pixels(image: str | os.PathLike[str] | bytes | Image.Image | np.ndarray) -> np.ndarray:
-  """Returns any accepted form of an image as uint8 [h, w, 3], RGB, upright; raises like `Preprocess.__call__`."""
+  """Returns any accepted form of an image as uint8 [h, w, 3], RGB, upright; raises like `Preprocess`."""
   if isinstance(image, str | os.PathLike):
     try:
       return decode_image(pathlib.Path(image).read_bytes(), name=str(image))

@@ -1,4 +1,4 @@
-"""Data sets packed into shards: ArrayRecord or TFRecord files of tf.train.Example messages, read without TensorFlow."""
+"""Data sets in shards: ArrayRecord or TFRecord files of tf.train.Example messages, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ LABEL_KEYS = ('label', 'image/class/label')
 _NUM_SAMPLED = 64
 # 'train-00000-of-00002.array_record', 'mnist-train.tfrecord-00000-of-00001', 'test.tfrecord'
 _SHARD_NAME = re.compile(
-  r'(?:.*-)?(?P<split>[A-Za-z]\w*?)(?:-(?P<i>\d+)-of-(?P<n>\d+))?\.(?:array_record|tfrecord)s?(?:-(?P<i2>\d+)-of-(?P<n2>\d+))?'
+  r'(?:.*-)?(?P<split>[A-Za-z]\w*?)(?:-(?P<i>\d+)-of-(?P<n>\d+))?'
+  r'\.(?:array_record|tfrecord)s?(?:-(?P<i2>\d+)-of-(?P<n2>\d+))?'
 )
 
 
@@ -79,8 +80,9 @@ class ArrayRecordShard(Shard):
 class TFRecordShard(Shard):
   """A TFRecord file, indexed by one pass over its record headers.
 
-  A record is its length (uint64), the masked CRC-32C of the length, the data, and the masked CRC-32C of the data. The
-  first checksum is verified for every record; the second is not (the image decoder sees most damage in the data).
+  A record is its length (uint64), the masked CRC-32C of the length, the data, and the masked CRC-32C of the
+  data. The first checksum is verified for every record; the second is not (the image decoder sees most damage
+  in the data).
   """
 
   def __init__(self, path: str, num_records: int | None = None):
@@ -97,7 +99,7 @@ class TFRecordShard(Shard):
     """Returns int64 [records + 1], where each record starts, and the end of the file."""
     with self._lock:
       if self._data is None:
-        with open(self.path, 'rb') as file:
+        with pathlib.Path(self.path).open('rb') as file:
           self._data = mmap.mmap(
             file.fileno(), 0, access=mmap.ACCESS_READ
           )  # ValueError when the file is empty
@@ -150,7 +152,7 @@ _CRC32C = _crc32c_table()
 
 
 def masked_crc32c(data: bytes) -> int:
-  """Returns the checksum of TFRecord files: CRC-32C (Castagnoli), rotated by 15 bits plus a constant, as uint32."""
+  """Returns the checksum of TFRecord files, uint32: CRC-32C (Castagnoli), rotated, plus a constant."""
   crc = 0xFFFFFFFF
   for byte in data:
     crc = crc >> 8 ^ _CRC32C[(crc ^ byte) & 0xFF]
@@ -210,7 +212,8 @@ class ExampleReader(Reader):
 
   def digest_parts(self) -> Iterator[bytes]:
     for shard in self._shards:
-      yield f'{os.path.basename(shard.path)} {os.path.getsize(shard.path)} {shard.num_records}\n'.encode()
+      file = pathlib.Path(shard.path)
+      yield f'{file.name} {file.stat().st_size} {shard.num_records}\n'.encode()
     for i in spread(len(self), _NUM_SAMPLED):
       try:
         image, label = self.read(int(i))
@@ -220,7 +223,7 @@ class ExampleReader(Reader):
 
 
 def parse_example(record: bytes):
-  """Returns the feature map of a serialised tf.train.Example: {name: Feature}; absent names raise KeyError."""
+  """Returns {name: Feature} of a serialised tf.train.Example."""
   proto = require('tensorflow_datasets.proto', 'tensorflow-datasets', where='tf.train.Example records')
   features = proto.tf_example_pb2.Example.FromString(record).features.feature
   return {name: features[name] for name in features}
@@ -237,14 +240,14 @@ def make_shards(kind: str, paths: Sequence[str], lengths: Sequence[int] | None =
   for i, path in enumerate(paths):
     shard = make(path, None if lengths is None else lengths[i])
     try:
-      if not os.path.isfile(path):
+      if not pathlib.Path(path).is_file():
         raise OSError('no such file')
       if not shard.num_records:
         continue  # a shard may be empty; a data set may not, see below
       shards.append(shard)
     except DataError:
       raise
-    except Exception as error:  # array_record's own error types
+    except Exception as error:  # noqa: BLE001 - array_record has its own error types
       reason = str(error).strip().split('\n')[0]
       problems.append(Problem(path, reason, f'a readable {kind} file', 'Copy or prepare the data set again'))
   if problems:
@@ -257,13 +260,14 @@ def make_shards(kind: str, paths: Sequence[str], lengths: Sequence[int] | None =
 def open_records(kind: str, path: str, split: str, *, where: str) -> Reader:
   """Returns the records of ArrayRecord or TFRecord files.
 
-  Record layout: a serialised tf.train.Example with the encoded image (JPEG, PNG, ...) under `image` and its class id
-  under `label` (or under ImageNet's names `image/encoded` and `image/class/label`). Class names come from a file
-  class_names.json (a list of names) in the same folder. `write_array_record` writes this layout.
+  Record layout: a serialised tf.train.Example with the encoded image (JPEG, PNG, ...) under `image` and its
+  class id under `label` (or under ImageNet's names `image/encoded` and `image/class/label`). Class names come
+  from a file class_names.json (a list of names) in the same folder. `write_array_record` writes this layout.
 
   Args:
     path: a folder of shards, whose names hold the split ('train-00000-of-00002.array_record',
-      'mnist-train.tfrecord-00000-of-00001'), or a glob pattern or a file, which are one split, 'train' alias 'all'.
+      'mnist-train.tfrecord-00000-of-00001'), or a glob pattern or a file, which are one split, 'train' alias
+      'all'.
 
   Raises:
     DataError: nothing matches, shards are missing or damaged, or the first record has another layout.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import pathlib
 
 import numpy as np
@@ -69,7 +68,7 @@ class Source:
     return {'image': image, 'label': label}
 
   def load(self, i: int) -> tuple[np.ndarray, int]:
-    """Returns example i decoded: uint8 [h, w, 3] and the label; raises like __getitem__, and for damaged images."""
+    """Returns example i decoded: uint8 [h, w, 3] and label. Raises as [i] does, and for damaged images."""
     record = self[i]
     image = record['image']
     return (image if isinstance(image, np.ndarray) else decode_image(image, name=self.name_of(i))), record[
@@ -81,7 +80,7 @@ class Source:
     return self._reader.name_of(int(self._index[i]))
 
   def labels(self) -> np.ndarray:
-    """Returns int64 [n], the labels of all examples. Record files are read through once; the others know them.
+    """Returns int64 [n], the labels of all examples; record files are read through once for it.
 
     Raises:
       DataError: naming the records whose label is out of range.
@@ -103,10 +102,10 @@ class Source:
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    """Returns a SHA-256 in hex of what identifies the data: kind, classes, selected records, names, sizes, samples.
+    """Returns a SHA-256 (hex) of what identifies the data: kind, classes, records, names, sizes, samples.
 
-    It does not depend on where the data lie, and is computed without reading all images, so it notices a changed data
-    set, not every changed pixel.
+    It does not depend on where the data lie, and is computed without reading all images, so it notices a
+    changed data set, not every changed pixel.
     """
     digest = hashlib.sha256(_FINGERPRINT_VERSION)
     digest.update(repr((self.kind, self.class_names, len(self._reader), len(self))).encode())
@@ -117,7 +116,7 @@ class Source:
 
 
 def open_source(config: SourceConfig, *, where: str = 'data.source') -> Source:
-  """Returns the labelled images that a SourceConfig describes. No image is decoded yet, and TensorFlow never loaded.
+  """Returns the labelled images that a SourceConfig describes. Decodes none yet, never loads TensorFlow.
 
   Args:
     config: kind, place, split and selection.
@@ -172,7 +171,7 @@ def _check_knobs(config: SourceConfig, where: str) -> None:
 
 
 def _open_reader(config: SourceConfig, split: str, *, where: str) -> Reader:
-  path = config.path if config.path is None else os.path.expanduser(config.path)
+  path = config.path if config.path is None else str(pathlib.Path(config.path).expanduser())
   if config.kind in ('mnist5k', 'digits'):
     return embedded.open_digits(config.kind, split, where=where)
   if config.kind == 'synthetic':
@@ -234,7 +233,7 @@ def counts_per_class(source: Source) -> dict[str, int]:
 
 
 def check_same_classes(train: Source, other: Source) -> None:
-  """Checks that two sources number their classes alike, so that a model trained on one can be judged on the other.
+  """Checks that two sources number their classes alike, so that one can judge a model of the other.
 
   Raises:
     DataError: naming the first classes that differ.

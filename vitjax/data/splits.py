@@ -1,4 +1,4 @@
-"""Split expressions such as 'train[:90%]' or 'train+validation', and orders that make slices class-balanced."""
+"""Split expressions such as 'train[:90%]' or 'train+validation', and class-balanced orders."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class SplitPart:
   def bounds(self, num_examples: int) -> tuple[int, int]:
     """Returns first and last + 1 of the slice within a split of `num_examples`.
 
-    Percent bounds are rounded to the nearest example, so neighbouring slices share their boundary; negative bounds
-    count from the end; bounds beyond the ends are clipped.
+    Percent bounds are rounded to the nearest example, so neighbouring slices share their boundary; negative
+    bounds count from the end; bounds beyond the ends are clipped.
     """
     low, high = _bound(self.low, num_examples, 0), _bound(self.high, num_examples, num_examples)
     return low, max(low, high)
@@ -64,8 +64,8 @@ def parse_split(text: str, *, where: str) -> tuple[SplitPart, ...]:
 def stratified_order(labels: np.ndarray, *, seed: int) -> np.ndarray:
   """Returns a fixed permutation of the examples in which every slice holds the classes in about equal shares.
 
-  Within a class the order is random; the classes are interleaved in proportion to their sizes. With equal class
-  sizes every aligned run of `num_classes` examples holds each class once.
+  Within a class the order is random; the classes are interleaved in proportion to their sizes. With equal
+  class sizes every aligned run of `num_classes` examples holds each class once.
 
   Args:
     labels: int [n].
@@ -88,7 +88,8 @@ def few_per_class(
 ) -> tuple[np.ndarray, dict[int, int]]:
   """Returns the positions of `per_class` examples of each class, ascending, and the classes that have fewer.
 
-  The choice in one class does not depend on the others, and a smaller `per_class` takes a subset of a larger one.
+  The choice in one class does not depend on the others, and a smaller `per_class` takes a subset of a larger
+  one.
 
   Args:
     labels: int [n].

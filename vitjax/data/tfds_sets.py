@@ -50,7 +50,7 @@ def open_tfds_folder(path: str, split: str, *, kind: str, where: str) -> Reader:
   """
   tfds = require('tensorflow_datasets', 'tensorflow-datasets', where=where)
   try:
-    builder = tfds.core.builder_from_directory(path)
+    builder = tfds.builder_from_directory(path)
   except Exception as error:  # TFDS lets JSON, proto and key errors through
     problem = Problem(path, f'{type(error).__name__}: {error}', 'a folder that TFDS >= 4.0 prepared')
     raise DataError('the TFDS metadata cannot be read', [problem]) from error

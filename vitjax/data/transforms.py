@@ -1,4 +1,4 @@
-"""Training augmentation on the host: crop, resize, flip. uint8 in, uint8 out; random numbers from a given generator."""
+"""Training augmentation on the host: crop, resize, flip. uint8 in, uint8 out; the generator is given."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CV2_METHOD = {'nearest': cv2.INTER_NEAREST_EXACT, 'bilinear': cv2.INTER_LINEAR,
 
 
 def example_rng(seed: int, position: int) -> np.random.Generator:
-  """Returns the generator of one example: a function of the run's seed and its place in the global stream alone.
+  """Returns the generator of one example, a function of the run's seed and its place in the stream alone.
 
   Whichever host, worker or thread makes the example, it draws the same numbers.
 
@@ -32,9 +32,9 @@ def example_rng(seed: int, position: int) -> np.random.Generator:
 def resize(image: np.ndarray, size: tuple[int, int], method: str) -> np.ndarray:
   """Returns uint8 [h, w, 3] resized to `size` (height, width), with half-pixel centres.
 
-  'bilinear' and 'bicubic' do not antialias (as TF's resize by default): shrinking by much aliases. 'area' averages
-  over source pixels, so it antialiases, and is the better choice for shrinking; where an axis grows, it means
-  'bilinear'.
+  'bilinear' and 'bicubic' do not antialias (as TF's resize by default): shrinking by much aliases. 'area'
+  averages over source pixels, so it antialiases, and is the better choice for shrinking; where an axis grows,
+  it means 'bilinear'.
 
   Args:
     image: uint8 [h, w, 3].
@@ -52,10 +52,11 @@ def resize(image: np.ndarray, size: tuple[int, int], method: str) -> np.ndarray:
 def sample_crop(
   rng: np.random.Generator, size: tuple[int, int], *, area: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[int, int, int, int]:
-  """Returns a random box (top, left, height, width) of an image, the whole image when no box fits in 100 tries.
+  """Returns a random box (top, left, height, width); the whole image when no box fits in 100 tries.
 
-  Per try: ratio ~ uniform(ratio), linear; the height is uniform over the whole numbers whose box has an area within
-  the range and fits into the image; width = round(height * ratio); the place is uniform over all that fit.
+  Per try: ratio ~ uniform(ratio), linear; the height is uniform over the whole numbers whose box has an area
+  within the range and fits into the image; width = round(height * ratio); the place is uniform over all that
+  fit.
 
   Args:
     size: height and width of the image, pixels.
@@ -91,7 +92,7 @@ def sample_crop(
 
 
 def _nearest(value: float) -> int:
-  return int(math.floor(value + 0.5))
+  return math.floor(value + 0.5)
 
 
 def shift_image(image: np.ndarray, down: int, right: int) -> np.ndarray:
@@ -111,7 +112,8 @@ class Augment:
 
   Attributes:
     image_size: output height and width, pixels.
-    crop: 'inception' (random box, then resize), 'shift' (resize, then a zero-filled random shift), or 'resize'.
+    crop: 'inception' (random box, then resize), 'shift' (resize, then a zero-filled random shift), or
+      'resize'.
     crop_area: area range of 'inception', share of the image.
     crop_ratio: aspect range of 'inception', width / height.
     shift: largest shift of 'shift' along each axis, pixels.

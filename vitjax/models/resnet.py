@@ -306,7 +306,8 @@ class BiTResNet(nn.Module):
 
     Returns:
       float32 [n, v], or [n, d] pooled features when num_classes is 0. `out` holds 'tokens' [n, h'*w', d], the
-      last feature map after norm and relu, row by row, in `dtype`; and 'pooled' [n, d], its float32 mean.
+      last feature map after norm and relu, row by row, in `dtype`; 'pooled' [n, d], its float32 mean; and
+      'pre_logits', the same, since there is no hidden layer in the head.
     """
     del train
     v = self.variant
@@ -339,4 +340,4 @@ class BiTResNet(nn.Module):
         name='head',
       )
       logits = head(pooled)
-    return (logits, {'tokens': tokens, 'pooled': pooled}) if return_features else logits
+    return (logits, {'tokens': tokens, 'pooled': pooled, 'pre_logits': pooled}) if return_features else logits

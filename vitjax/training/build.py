@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 from vitjax.config.durations import Duration
 from vitjax.config.schema import Recipe
 from vitjax.data import Preprocess, train_batches
-from vitjax.data.sources import Source, open_source
-from vitjax.errors import ConfigError, Problem, VitjaxError
+from vitjax.data.sources import Source, check_same_classes, open_source
+from vitjax.errors import ConfigError, DataError, Problem, VitjaxError
 from vitjax.evaluators import ClassificationEvaluator, build_evaluator
 from vitjax.models.flops import forward_flops
 from vitjax.objectives import Objective, build_objective
@@ -69,7 +69,10 @@ class Run:
   def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes, dtypes and shardings of one global batch as `batches` yields it."""
     data, sharding = self.recipe.data, batch_sharding(self.mesh)
-    shapes = {'image': ((data.batch_size, *data.image_size, 3), np.uint8), 'label': ((data.batch_size,), np.int32)}
+    shapes = {
+      'image': ((data.batch_size, *data.image_size, 3), np.uint8),
+      'label': ((data.batch_size,), np.int32),
+    }
     return {
       name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (shape, dtype) in shapes.items()
     }
@@ -79,23 +82,28 @@ class Run:
     data = self.recipe.data
     index, count = local_share(self.mesh, data.batch_size)
     local = train_batches(
-      data, self.source, seed=self.recipe.seed, start_step=start_step, process_index=index, process_count=count
+      data,
+      self.source,
+      seed=self.recipe.seed,
+      start_step=start_step,
+      process_index=index,
+      process_count=count,
     )
     for batch in local:
       yield to_global(self.mesh, {'image': batch['image'], 'label': batch['label']})
 
   def preprocess(self) -> Preprocess:
     """Returns how an image becomes an input: as the first evaluator does it, or a plain resize without one."""
-    data = self.recipe.data
     evals = list(self.recipe.evals.values())
-    return Preprocess(
-      image_size=data.image_size, mean=data.mean, std=data.std, interpolation=data.interpolation,
-      resize_short=evals[0].resize_short if evals else None,
-    )  # fmt: skip
+    return Preprocess.from_config(self.recipe.data, resize_short=evals[0].resize_short if evals else None)
 
 
-def build(recipe: Recipe) -> Run:
+def build(recipe: Recipe, *, devices: Sequence[jax.Device] | None = None) -> Run:
   """Opens the data, lays out the mesh, and makes the jitted step of a recipe. Trains and writes nothing.
+
+  Args:
+    recipe: a parsed recipe.
+    devices: the devices to use; None: all of them.
 
   Raises:
     ConfigError, DataError, ShardingRuleError: all that is wrong with the recipe against the data and devices.
@@ -107,7 +115,7 @@ def build(recipe: Recipe) -> Run:
   steps = _StepCounter(recipe.data.batch_size, len(source))
   total_steps = steps(recipe.total)
 
-  mesh = make_mesh(recipe.parallel)
+  mesh = make_mesh(recipe.parallel, devices)
   objective = build_objective(recipe, num_classes=num_classes)
   schedule = make_schedule(
     recipe.optim, total_steps=total_steps, batch_size=recipe.data.batch_size, num_examples=len(source)
@@ -163,36 +171,26 @@ def _with_sharding(shape: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtype
 
 def _open_sources(recipe: Recipe) -> tuple[Source, dict[str, Source]]:
   """Opens the training source and those of all evaluators; reports the faults of all of them together."""
-  wanted = {'data': recipe.data.source, **{f'evals.{name}': e.source for name, e in recipe.evals.items()}}
+  wanted = {'data.source': recipe.data.source}
+  wanted |= {f'evals.{name}.source': config.source for name, config in recipe.evals.items()}
   opened, problems = {}, []
   for where, config in wanted.items():
     try:
-      opened[where] = open_source(config)
+      opened[where] = open_source(config, where=where)
     except VitjaxError as error:
-      problems.append(Problem(f'{where}.source', config.kind, '', str(error)))
+      problems += error.problems or [Problem(where, config.kind, '', error.headline)]
   if problems:
-    raise ConfigError('the data of this recipe cannot be opened:', problems)
-  return opened['data'], {name: opened[f'evals.{name}'] for name in recipe.evals}
+    raise DataError('the data of this recipe cannot be used:', problems)
+  return opened['data.source'], {name: opened[f'evals.{name}.source'] for name in recipe.evals}
 
 
 def _check_classes(num_classes: int, source: Source, eval_sources: dict[str, Source]) -> None:
-  """Raises ConfigError when a head cannot hold the labels, or an evaluator has other classes."""
-  problems = []
+  """Raises ConfigError when the head cannot hold the labels, DataError when an evaluator has other classes."""
   if source.num_classes > num_classes:
-    problems.append(
-      Problem('model.num_classes', str(num_classes), f'at least the {source.num_classes} classes of data.source')
+    expected = f'at least the {source.num_classes} classes of data.source'
+    problem = Problem(
+      'model.num_classes', str(num_classes), expected, 'Leave it None to take them from the data'
     )
-  for name, evaluated in eval_sources.items():
-    if evaluated.num_classes > num_classes:
-      problems.append(
-        Problem(f'evals.{name}.source', f'{evaluated.num_classes} classes', f'at most {num_classes}, as the head')
-      )
-    elif evaluated.class_names != source.class_names and evaluated.num_classes == source.num_classes:
-      differs = [a for a, b in zip(source.class_names, evaluated.class_names, strict=True) if a != b][:3]
-      problems.append(
-        Problem(f'evals.{name}.source', 'other class names', f'those of data.source (first differences: {differs})')
-      )
-  if problems:
-    raise ConfigError('classes do not fit together:', problems)
-
-
+    raise ConfigError('the head is too small', [problem])
+  for evaluated in eval_sources.values():
+    check_same_classes(source, evaluated)

@@ -41,4 +41,6 @@ class FiniteWatch:
         'Earlier checkpoints are intact; start again with a lower optim.peak_lr, a longer optim.warmup or '
         'optim.clip_norm, and look at the images of this step with `vitjax data`',
       )  # fmt: skip
-      raise TrainingError('training stopped: the loss, a gradient or an update is not a finite number', [problem])
+      raise TrainingError(
+        'training stopped: the loss, a gradient or an update is not a finite number', [problem]
+      )

@@ -64,7 +64,11 @@ class ProgressDisplay:
     self._bar = None
     if enabled and self.console.is_terminal:
       self._bar = Progress(
-        TextColumn('train'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn('{task.fields[text]}'),
+        TextColumn('train'),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn('{task.fields[text]}'),
         console=self.console,
       )
       self._task = self._bar.add_task('train', total=total_steps, completed=start_step, text='compiling')
@@ -117,5 +121,7 @@ _SHORT_FORMS = {
 def describe_metrics(values: Mapping[str, float]) -> str:
   """Returns the few metrics that fit on a line: loss, accuracies, images/s, step time and MFU."""
   parts = [form.format(values[name]) for name, form in _SHORT_FORMS.items() if name in values]
-  parts += [f'{name} {value:.4f}' for name, value in values.items() if name.endswith('top1') and name[:6] != 'train/']
+  parts += [
+    f'{name} {value:.4f}' for name, value in values.items() if name.endswith('top1') and name[:6] != 'train/'
+  ]
   return '  '.join(parts)

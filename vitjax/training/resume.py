@@ -132,7 +132,9 @@ def _explained(old: ModelConfig, new: ModelConfig) -> tuple[str, ...]:
 
 def _gathered(leaf: jax.Array) -> np.ndarray:
   """Returns the whole value of an array on every host."""
-  return np.asarray(leaf if leaf.is_fully_addressable else multihost_utils.process_allgather(leaf, tiled=True))
+  return np.asarray(
+    leaf if leaf.is_fully_addressable else multihost_utils.process_allgather(leaf, tiled=True)
+  )
 
 
 def _place(value: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from vitjax.config.schema import ParallelConfig
 from vitjax.objectives import Objective
+from vitjax.optim import ema_init
 from vitjax.parallel.mesh import replicated
 from vitjax.parallel.rules import param_shardings, shardings_like
 
@@ -45,7 +46,7 @@ def init_state(
     step=jnp.zeros((), jnp.int32),
     params=params,
     opt_state=optimizer.init(params),
-    ema_params=jax.tree.map(jnp.copy, params) if use_ema else None,
+    ema_params=ema_init(params) if use_ema else None,
     rng=jax.random.key_data(train_key),
   )
 

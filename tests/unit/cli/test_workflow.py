@@ -88,9 +88,28 @@ def test_predict_imports_neither_tensorflow_nor_torch(workdir, digit):
 
 def test_dry_run_shows_everything_and_writes_nothing(tmp_path, capsys, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  assert main(['train', f'--config={QUICKSTART}', '--dry_run', '--config.parallel.fsdp=2', '--config.data.batch_size=96', '--config.evals.val.batch_size=200']) == 0
+  assert (
+    main(
+      [
+        'train',
+        f'--config={QUICKSTART}',
+        '--dry_run',
+        '--config.parallel.fsdp=2',
+        '--config.data.batch_size=96',
+        '--config.evals.val.batch_size=200',
+      ]
+    )
+    == 0
+  )
   text = capsys.readouterr().out
-  for part in ('optim.peak_lr', 'Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel', 'GFLOP', 'fsdp', 'MiB', 'steps'):
+  for part in (
+    'optim.peak_lr',
+    'Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel',
+    'GFLOP',
+    'fsdp',
+    'MiB',
+    'steps',
+  ):
     assert part in text
   assert not list(tmp_path.iterdir())
 

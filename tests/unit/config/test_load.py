@@ -268,7 +268,7 @@ WRONG_OVERRIDES = [
   ('evals', '1', 'evals.val.kind'),
   ('data.batch_size', '1e3', 'Write 1000'),
   ('data.batch_size', 'many', 'an integer >= 1 (examples)'),
-  ('data.batch_size', 'True', 'A bool is given'),
+  ('data.batch_size', 'True', 'Its type is bool'),
   ('data.batch_size', 'None', "data.batch_size = 'None'"),
   ('optim.peak_lr', 'nan', 'NaN and infinity'),
   ('optim.peak_lr', 'True', 'a number'),

@@ -52,7 +52,7 @@ def test_prefix_tokens(pool, registers, expected):
     ({'dropout_rate': 1.0}, ['model.dropout_rate = 1.0.*largest allowed value is 0.99']),
     ({'dropout_rate': None}, ['model.dropout_rate = None: expected a number']),
     ({'width': '64'}, ["model.width = '64': expected an integer"]),
-    ({'pool': 'cls', 'depth': 0}, ["model.pool = 'cls'", 'model.depth = 0']),
+    ({'pool': 'cls', 'depth': 0}, ['model.depth = 0', "model.pool = 'cls'"]),
     (
       {'width': 6, 'num_heads': 4, 'position': 'sincos_2d', 'position_at': 'every_layer'},
       ['model.num_heads', 'model.width', 'model.position_at'],

@@ -7,20 +7,18 @@ import tiny
 
 from vitjax.models.layout import stack_blocks
 
-from vitjax.parallel import make_mesh
 from vitjax.training import build
 
 NUM_STEPS = 20
 
 
-def losses(num_devices, monkeypatch, **edits):
+def losses(num_devices, **edits):
   """Returns the training loss of NUM_STEPS steps on the first num_devices devices."""
   devices = jax.devices()[:num_devices]
-  monkeypatch.setattr('vitjax.training.build.make_mesh', lambda config: make_mesh(config, devices))
-  run = build(tiny.tiny_recipe(**edits))
+  run = build(tiny.tiny_recipe(**edits), devices=devices)
   state = run.init_fn()
   if run.recipe.model.layers == 'scan':
-    loop_run = build(tiny.tiny_recipe(**edits | {'model__layers': 'loop'}))
+    loop_run = build(tiny.tiny_recipe(**edits | {'model__layers': 'loop'}), devices=devices)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, run.abstract_state.params)
     state = state.replace(params=jax.device_put(stack_blocks(loop_run.init_fn().params), shardings))
   values = []
@@ -34,8 +32,7 @@ def losses(num_devices, monkeypatch, **edits):
 
 @pytest.fixture(scope='module')
 def reference():
-  with pytest.MonkeyPatch.context() as patch:
-    values = losses(1, patch)
+  values = losses(1)
   assert values[-1] < 0.7 * values[0], 'the reference must learn, or equal losses prove nothing'
   return values
 
@@ -59,6 +56,6 @@ CASES = {
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_losses_equal_the_reference(case, reference, monkeypatch):
+def test_losses_equal_the_reference(case, reference):
   num_devices, edits = CASES[case]
-  np.testing.assert_allclose(losses(num_devices, monkeypatch, **edits), reference, rtol=1e-5)
+  np.testing.assert_allclose(losses(num_devices, **edits), reference, rtol=1e-5)

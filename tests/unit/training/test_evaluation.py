@@ -5,16 +5,15 @@ import pytest
 import tiny
 
 from vitjax.config import evaluator, evaluators, source_config
-from vitjax.parallel import make_mesh
 from vitjax.training import build
 
 
-def evaluate(num_devices, batch_size, monkeypatch):
+def evaluate(num_devices, batch_size):
   devices = jax.devices()[:num_devices]
-  monkeypatch.setattr('vitjax.training.build.make_mesh', lambda config: make_mesh(config, devices))
   source = source_config(kind='mnist5k', split='all[:1000]')
   config = evaluators(val=evaluator(source=source, batch_size=batch_size, every='10 steps'))
-  run = build(tiny.tiny_recipe(evals=config, model__num_classes=10, data__source__num_classes=10))
+  recipe = tiny.tiny_recipe(evals=config, data__source=source_config(kind='mnist5k', split='all[1000:]'))
+  run = build(recipe, devices=devices)
   state = run.init_fn()
   # The head starts at zero, where every class ties: random weights make the accuracy mean something.
   kernel = jax.random.normal(jax.random.key(7), state.params['head']['kernel'].shape)
@@ -22,9 +21,9 @@ def evaluate(num_devices, batch_size, monkeypatch):
   return run.evaluators['val'].run(state.params)
 
 
-def test_a_thousand_examples_at_batch_96_on_one_and_eight_devices(monkeypatch):
-  one = evaluate(1, 96, monkeypatch)
-  eight = evaluate(8, 96, monkeypatch)
+def test_a_thousand_examples_at_batch_96_on_one_and_eight_devices():
+  one = evaluate(1, 96)
+  eight = evaluate(8, 96)
   assert one['num_examples'] == eight['num_examples'] == 1000
   assert one['accuracy_top1'] == eight['accuracy_top1']
   assert one['accuracy_top5'] == eight['accuracy_top5']
@@ -32,5 +31,5 @@ def test_a_thousand_examples_at_batch_96_on_one_and_eight_devices(monkeypatch):
   assert 0 < one['accuracy_top1'] < one['accuracy_top5'] < 1
 
 
-def test_the_batch_size_changes_nothing(monkeypatch):
-  assert evaluate(1, 96, monkeypatch)['accuracy_top1'] == evaluate(1, 1000, monkeypatch)['accuracy_top1']
+def test_the_batch_size_changes_nothing():
+  assert evaluate(1, 96)['accuracy_top1'] == evaluate(1, 1000)['accuracy_top1']

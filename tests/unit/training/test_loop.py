@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tiny
 
-from vitjax.checkpoint import restore_arrays
 from vitjax.errors import CheckpointError, TrainingError
 from vitjax.training import build, train
 from vitjax.training.metrics import read_metrics
@@ -22,20 +21,26 @@ def test_stop_after_and_resume_equals_an_uninterrupted_run(tmp_path):
   train(build(tiny.tiny_recipe(stop_after='10 steps')), tmp_path / 'halves')
   train(build(tiny.tiny_recipe()), tmp_path / 'halves')
   assert rows_without_speed(tmp_path / 'whole') == rows_without_speed(tmp_path / 'halves')
-  whole, halves = restore_arrays(tmp_path / 'whole'), restore_arrays(tmp_path / 'halves')
+  whole, halves = tiny.restore_arrays(tmp_path / 'whole'), tiny.restore_arrays(tmp_path / 'halves')
   for path, array in whole.items():
     np.testing.assert_array_equal(array, halves[path], err_msg=path)
 
 
 def test_a_non_finite_loss_stops_the_run_and_never_reaches_a_checkpoint(tmp_path):
-  recipe = tiny.tiny_recipe(optim__peak_lr=1e30, optim__clip_norm=None, optim__name='sgd', optim__weight_decay=0.0, optim__warmup='8 steps')
+  recipe = tiny.tiny_recipe(
+    optim__peak_lr=1e30,
+    optim__clip_norm=None,
+    optim__name='sgd',
+    optim__weight_decay=0.0,
+    optim__warmup='8 steps',
+  )
   with pytest.raises(TrainingError, match=r'step \d+ = not finite'):
     train(build(recipe), tmp_path)
   for row in read_metrics(tmp_path):
     assert all(np.isfinite(value) for value in row.values())
   steps = [path for path in (tmp_path / 'checkpoints').iterdir() if path.name.isdigit()]
   for step in steps:
-    for path, array in restore_arrays(step).items():
+    for path, array in tiny.restore_arrays(step).items():
       assert np.isfinite(array).all(), path
 
 
@@ -61,18 +66,18 @@ def test_other_data_than_before_is_refused_on_resume(tmp_path):
 def test_resuming_wins_over_init(tmp_path):
   train(build(tiny.tiny_recipe(stop_after='5 steps')), tmp_path / 'old')
   train(build(tiny.tiny_recipe(stop_after='5 steps', seed=1)), tmp_path / 'mine')
-  mine = restore_arrays(tmp_path / 'mine')
-  train(build(tiny.tiny_recipe(stop_after='5 steps', seed=1, init__checkpoint=str(tmp_path / 'old'))), tmp_path / 'mine')
-  for path, array in restore_arrays(tmp_path / 'mine').items():
+  mine = tiny.restore_arrays(tmp_path / 'mine')
+  train(
+    build(tiny.tiny_recipe(stop_after='5 steps', seed=1, init__checkpoint=str(tmp_path / 'old'))),
+    tmp_path / 'mine',
+  )
+  for path, array in tiny.restore_arrays(tmp_path / 'mine').items():
     np.testing.assert_array_equal(array, mine[path], err_msg=path)
 
 
 def test_init_from_a_checkpoint_takes_its_weights_at_another_resolution(tmp_path):
   train(build(tiny.tiny_recipe(stop_after='5 steps')), tmp_path / 'old')
-  recipe = tiny.tiny_recipe(data__image_size=(24, 16), init__checkpoint=str(tmp_path / 'old'), stop_after='0 steps')
-  run = build(recipe)
-  train(run, tmp_path / 'new')
-  old = restore_arrays(tmp_path / 'old')
+  old = tiny.restore_arrays(tmp_path / 'old')
   run = build(tiny.tiny_recipe(data__image_size=(24, 16), init__checkpoint=str(tmp_path / 'old')))
   from vitjax.checkpoint import Store
   from vitjax.training.resume import restore_or_init

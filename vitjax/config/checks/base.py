@@ -6,7 +6,7 @@ import dataclasses
 
 from vitjax.config.knobs import read
 from vitjax.config.schema import ModelConfig, Recipe, SourceConfig
-from vitjax.config.values import plain
+from vitjax.config.values import shown
 from vitjax.config.variants import ResNetVariant, ViTVariant, parse_variant
 from vitjax.errors import Problem
 
@@ -38,7 +38,7 @@ class Findings:
   def add(self, where: str, expected: str, hint: str = '', found: str | None = None) -> None:
     """Records a problem with one knob, unless that knob was refused before. `found` defaults to its value."""
     if self.good(where):
-      text = repr(plain(read(self.recipe, where))) if found is None else found
+      text = shown(read(self.recipe, where)) if found is None else found
       self.problems.append(Problem(where, text, expected, hint))
 
   def sources(self) -> list[str]:

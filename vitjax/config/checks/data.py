@@ -8,6 +8,7 @@ import re
 
 from vitjax.config.checks.base import KNOWN_CLASSES, Findings
 from vitjax.config.suggest import suggest_file
+from vitjax.config.values import shown
 
 # Kinds that need a path, with what must be there. TFDS may have one: its data_dir.
 _PATHS = {
@@ -65,11 +66,15 @@ def check_exists(found: Findings, where: str, path: str, what: str) -> None:
   """Reports a local path that does not exist or is not `what`: 'a folder', 'a file', or either of them."""
   if is_remote(path):
     return
-  place = pathlib.Path(path).expanduser()
-  if glob.has_magic(place.name):
-    if not any(place.parent.glob(place.name)):
-      found.add(where, f'{what}; nothing matches', suggest_file(str(place)))
-  elif not place.exists():
+  try:
+    place = pathlib.Path(path).expanduser()
+    exists = place.exists()
+    if not exists and what not in ('a folder', 'a file') and glob.has_magic(place.name):
+      exists = any(place.parent.glob(place.name))
+  except (OSError, RuntimeError, ValueError) as error:  # a name too long, '~nobody', a null character
+    found.add(where, f'{what}; it cannot exist', f'{type(error).__name__}: {shown(str(error))}')
+    return
+  if not exists:
     found.add(where, f'{what}; it does not exist', suggest_file(str(place)))
   elif what == 'a folder' and not place.is_dir():
     found.add(where, f'{what}, not a file', f'Its folder is {place.parent}')

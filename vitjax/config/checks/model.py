@@ -6,6 +6,7 @@ import math
 
 from vitjax.config.checks.base import KNOWN_CLASSES, Findings, Sizes, sizes
 from vitjax.config.suggest import did_you_mean, nearest_divisors, nearest_multiples
+from vitjax.config.values import shown
 from vitjax.config.variants import ViTVariant, parse_variant, variant_examples
 
 
@@ -27,8 +28,8 @@ def _check_variant(found: Findings) -> None:
   try:
     parse_variant(name)
   except ValueError as error:
-    reason = str(error).removeprefix(f'{name!r}').lstrip(': ')
-    hint = did_you_mean(name, variant_examples()) or f'It {reason}' if reason.startswith('is ') else reason
+    reason = str(error).replace(repr(name), '').lstrip(': ')
+    hint = did_you_mean(name, variant_examples()) or f'{shown(name)}: {reason}'
     found.add('model.variant', 'a variant such as "B/16", "R50+B/16" or "R50x1"', hint)
 
 
@@ -95,8 +96,12 @@ def _check_classes(found: Findings) -> None:
     )
     found.add('model.num_classes', expected, 'Leave it out to take the number of classes of data.source')
     return
+  largest: tuple[int, str] = (0, '')
   for path in found.sources():
     source = found.source(path)
     known = KNOWN_CLASSES[source.kind] if source.kind in KNOWN_CLASSES else source.num_classes
-    if known is not None and count < known and found.good(f'{path}.kind', f'{path}.num_classes'):
-      found.add('model.num_classes', f'at least {known}, the classes of {path}', f'Nearest: {known}')
+    if known is not None and known > largest[0] and found.good(f'{path}.kind', f'{path}.num_classes'):
+      largest = (known, path)
+  if count < largest[0]:
+    expected = f'at least {largest[0]}, the classes of {largest[1]}'
+    found.add('model.num_classes', expected, f'Nearest: {largest[0]}')

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vitjax.config.checks.base import Findings
 from vitjax.config.checks.training import regex_error
 from vitjax.config.suggest import did_you_mean, nearest_divisors, nearest_multiples
+from vitjax.config.values import shown
 from vitjax.errors import Problem
 
 _AXES = ('data', 'fsdp', 'model')
@@ -83,15 +84,15 @@ def _check_batches(found: Findings, shards: int) -> None:
 def _check_rule(found: Findings, where: str, pattern: str, spec: str) -> None:
   if (reason := regex_error(pattern)) is not None:
     hint = "Paths look like 'Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel'"
-    found.problems.append(Problem(where, repr(pattern), f'a regular expression ({reason})', hint))
+    found.problems.append(Problem(where, shown(pattern), f'a regular expression ({reason})', hint))
   if spec.strip() == 'replicated':
     return
   names = [name.strip() for entry in spec.split(',') if entry.strip() != 'none' for name in entry.split('+')]
   unknown = [name for name in names if name not in _AXES]
   if unknown:
     hint = did_you_mean(unknown[0], (*_AXES, 'none', 'replicated')) or f'{unknown[0]!r} is none of these'
-    found.problems.append(Problem(where, repr(spec), _SPEC_WORDS, hint))
+    found.problems.append(Problem(where, shown(spec), _SPEC_WORDS, hint))
   elif len(set(names)) < len(names):
     found.problems.append(
-      Problem(where, repr(spec), 'each axis at most once', 'An axis splits one dimension')
+      Problem(where, shown(spec), 'each axis at most once', 'An axis splits one dimension')
     )

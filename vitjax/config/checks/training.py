@@ -8,6 +8,7 @@ from vitjax.config.checks.base import Findings
 from vitjax.config.checks.data import check_exists
 from vitjax.config.durations import Duration
 from vitjax.config.suggest import did_you_mean, nearest_divisors
+from vitjax.config.values import shown
 
 # Larger is better for these, which is how the best step is chosen.
 _BEST_METRICS = {'classification': ('accuracy_top1', 'accuracy_top5')}
@@ -52,7 +53,7 @@ def _comparable(found: Findings, first: Duration, second: Duration) -> tuple[flo
 
 def _check_lengths(found: Findings) -> None:
   recipe, optim = found.recipe, found.recipe.optim
-  if not found.good('total'):
+  if not found.good('total') or recipe.total.value == 0:
     return
   if recipe.stop_after is not None:
     pair = _comparable(found, recipe.stop_after, recipe.total)
@@ -128,7 +129,7 @@ def _check_regexes(found: Findings) -> None:
 
 def _check_regex(found: Findings, where: str, pattern: str) -> None:
   if (reason := regex_error(pattern)) is not None:
-    found.add(where, f'a regular expression; {pattern!r} has an error: {reason}', _regex_hint(pattern))
+    found.add(where, f'a regular expression; {shown(pattern)} has an error: {reason}', _regex_hint(pattern))
 
 
 def regex_error(pattern: str) -> str | None:
@@ -137,6 +138,8 @@ def regex_error(pattern: str) -> str | None:
     re.compile(pattern)
   except re.error as error:
     return str(error)
+  except RecursionError:
+    return 'nested too deeply'
   return None
 
 

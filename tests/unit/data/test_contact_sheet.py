@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitjax.config.schema import DataConfig, SourceConfig
+from vitjax.data import contact_sheet, open_source, train_batches
+from vitjax.errors import ConfigError
+
+
+def test_sheet_shows_the_first_batch(tmp_path):
+  source = open_source(SourceConfig(kind='synthetic'))
+  config = DataConfig(batch_size=6, image_size=(32, 32), num_threads=1)
+  path = contact_sheet(config, source, tmp_path / 'new' / 'sheet.png', seed=3, rows=2, columns=3)
+  sheet = np.asarray(Image.open(path))
+  with train_batches(config, source, seed=3) as batches:
+    images = next(batches)['image']
+  # Cells are 128 pixels wide with 10 between them; the first row starts 58 pixels down.
+  for row in range(2):
+    for column in range(3):
+      top, left = 58 + row * 160, 10 + column * 138
+      shown = sheet[top + 2 : top + 128 : 4, left + 2 : left + 128 : 4]
+      np.testing.assert_array_equal(shown, images[row * 3 + column])
+      label = sheet[top + 130 : top + 148, left : left + 128]
+      assert label.min() < 60
+
+
+def test_sheet_takes_large_images_and_long_names(tmp_path, image_folder):
+  (image_folder / 'cat').rename(image_folder / ('a very long class name ' * 4))
+  source = open_source(SourceConfig(kind='image_folder', path=str(image_folder)))
+  config = DataConfig(image_size=(300, 200))
+  path = contact_sheet(config, source, tmp_path / 'sheet.png', rows=1, columns=4)
+  assert Image.open(path).size == (4 * 138 + 10, 58 + 160)
+
+
+def test_sheet_is_a_png(tmp_path):
+  with pytest.raises(ConfigError, match=r'\.png'):
+    contact_sheet(DataConfig(), open_source(SourceConfig(kind='synthetic')), tmp_path / 'sheet.jpg')
