@@ -93,6 +93,8 @@ def open_manager(
   options = ocp.CheckpointManagerOptions(
     preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
     enable_async_checkpointing=config.save_async,
+    # Were folders made in the background, a folder that cannot be made would surface only after a long timeout.
+    async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
     todelete_subdir=DELETED,
     # Reads no file of the existing steps: a damaged one must not stop the run.
     lightweight_initialize=True,

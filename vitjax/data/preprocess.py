@@ -29,7 +29,8 @@ class Preprocess:
     mean: per channel, in [0, 1] pixel units; what the device subtracts (vitjax.ops.normalize).
     std: per channel, what the device divides by.
     interpolation: method of `vitjax.data.transforms.resize`.
-    resize_short: the short side is resized to this many pixels and the centre taken; None: plain resize.
+    resize_short: the short side is resized to this many pixels, the long one in proportion (rounded down, as in
+      torchvision), and the centre taken; None: plain resize.
   """
 
   image_size: tuple[int, int]
@@ -75,9 +76,8 @@ class Preprocess:
       names = {field.name for field in dataclasses.fields(cls)}
       if set(values) != names:
         raise ValueError(f'keys {sorted(values)} instead of {sorted(names)}')
-      return cls(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-      )
+      tuples = {name: tuple(values.pop(name)) for name in ('image_size', 'mean', 'std')}
+      return cls(**tuples, **values)
     except (ValueError, TypeError) as error:
       if isinstance(error, ConfigError):
         raise
@@ -103,7 +103,7 @@ class Preprocess:
       pixels, tuple(min(side, _MAX_ELONGATION * min(pixels.shape[:2])) for side in pixels.shape[:2])
     )
     short = min(pixels.shape[:2])
-    height, width = (max(round(side * self.resize_short / short), 1) for side in pixels.shape[:2])
+    height, width = (side * self.resize_short // short for side in pixels.shape[:2])
     return np.ascontiguousarray(_centre(resize(pixels, (height, width), self.interpolation), self.image_size))
 
 
@@ -139,6 +139,6 @@ def to_pixels(image: str | os.PathLike[str] | bytes | Image.Image | np.ndarray) 
 
 
 def _centre(pixels: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-  """Returns the middle of [h, w, 3]; an odd remainder leaves one row or column more below or to the right."""
-  top, left = (pixels.shape[0] - size[0]) // 2, (pixels.shape[1] - size[1]) // 2
+  """Returns the middle of [h, w, 3]; half a pixel goes to the even side, as in torchvision."""
+  top, left = round((pixels.shape[0] - size[0]) / 2), round((pixels.shape[1] - size[1]) / 2)
   return pixels[top : top + size[0], left : left + size[1]]

@@ -86,7 +86,7 @@ class ArrayReader(Reader):
     return f'{self._name}[{self._numbers[i]}]'
 
   def digest_parts(self) -> Iterator[bytes]:
-    yield hashlib.sha256(np.ascontiguousarray(self._images)).digest()
+    yield hashlib.sha256(self._images.tobytes()).digest()
     yield self._labels.tobytes()
 
 

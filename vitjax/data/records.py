@@ -120,7 +120,7 @@ class TFRecordShard(Shard):
     return {**self.__dict__, '_data': None, '_lock': None}
 
   def __setstate__(self, state: dict[str, object]) -> None:
-    self.__dict__.update(state)
+    vars(self).update(state)
     self._lock = threading.Lock()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import pathlib
+from typing import TypedDict
 
 import numpy as np
 
@@ -19,6 +20,13 @@ from vitjax.errors import ConfigError, DataError, Problem
 _NEEDS_PATH = ('fashion_mnist', 'image_folder', 'manifest', 'array_record', 'tfrecord')
 _TAKES_PATH = (*_NEEDS_PATH, 'tfds')
 _FINGERPRINT_VERSION = b'vitjax-data-1'
+
+
+class Record(TypedDict):
+  """One labelled image as it is stored: uint8 [h, w, 3] or an encoded file, and its class id."""
+
+  image: np.ndarray | bytes
+  label: int
 
 
 class Source:
@@ -52,7 +60,7 @@ class Source:
   def __len__(self) -> int:
     return len(self._index)
 
-  def __getitem__(self, i: int) -> dict[str, np.ndarray | bytes | int]:
+  def __getitem__(self, i: int) -> Record:
     """Returns {'image': uint8 [h, w, 3] or encoded bytes, 'label': int} of example i in [0, len).
 
     Raises:

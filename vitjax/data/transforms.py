@@ -7,6 +7,7 @@ import math
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from vitjax.config.schema import DataConfig
 
@@ -15,6 +16,10 @@ cv2.setNumThreads(1)
 
 CROP_ATTEMPTS = 100
 _CV2_METHOD = {'nearest': cv2.INTER_NEAREST_EXACT, 'bilinear': cv2.INTER_LINEAR, 'bicubic': cv2.INTER_CUBIC}
+_PIL_METHOD = {
+  'bilinear_antialias': Image.Resampling.BILINEAR,
+  'bicubic_antialias': Image.Resampling.BICUBIC,
+}
 
 
 def example_rng(seed: int, position: int) -> np.random.Generator:

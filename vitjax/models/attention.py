@@ -23,6 +23,7 @@ class MultiHeadDotProductAttention(nn.Module):
     num_heads: k; must divide the token width.
     qk_norm: LayerNorm without bias over the head dim of queries and keys (query_ln/scale, key_ln/scale [e]).
     use_qkv_bias: biases in the query, key and value projections. The output projection always has one.
+    norm_eps: epsilon of the LayerNorms of qk_norm.
     dropout_rate: dropout of attention probabilities.
     dtype: compute dtype; logits and softmax are float32 all the same.
     param_dtype: dtype of the parameters.
@@ -33,6 +34,7 @@ class MultiHeadDotProductAttention(nn.Module):
   num_heads: int
   qk_norm: bool = False
   use_qkv_bias: bool = True
+  norm_eps: float = 1e-6
   dropout_rate: float = 0.0
   dtype: DType = jnp.float32
   param_dtype: DType = jnp.float32
@@ -70,7 +72,7 @@ class MultiHeadDotProductAttention(nn.Module):
     )
     if self.qk_norm:
       norm = functools.partial(
-        nn.LayerNorm, epsilon=1e-6, use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype
+        nn.LayerNorm, epsilon=self.norm_eps, use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype
       )
       query, key = norm(name='query_ln')(query), norm(name='key_ln')(key)
     query = query * head_dim**-0.5

@@ -163,7 +163,7 @@ class EncoderBlock(nn.Module):
     return {'dtype': jnp.dtype(self.config.dtype), 'param_dtype': jnp.dtype(self.config.param_dtype)}
 
   def _norm(self) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=1e-6, use_bias=self.size.use_norm_bias, **self._dtypes())
+    return nn.LayerNorm(epsilon=self.config.norm_eps, use_bias=self.size.use_norm_bias, **self._dtypes())
 
   def _attention(self, y: Array, relative: Array | None) -> Array:
     """Returns the attention branch of normalised tokens y, with its dropout and gain."""
@@ -171,6 +171,7 @@ class EncoderBlock(nn.Module):
       self.size.num_heads,
       qk_norm=self.size.qk_norm,
       use_qkv_bias=self.size.use_qkv_bias,
+      norm_eps=self.config.norm_eps,
       dropout_rate=self.config.attention_dropout_rate,
       **self._dtypes(),
     )
@@ -228,7 +229,10 @@ class Encoder(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> tuple[Array, dict[str, Array]]:
-    """Returns the normalised tokens [n, l, d] and {'block00': [n, l, d], ...}, {} unless return_features."""
+    """Returns the tokens [n, l, d] and {'block00': [n, l, d], ...}, {} unless return_features.
+
+    The tokens are normalised unless config.final_norm says that the pooled vector is, later.
+    """
     config = self.config
     shared = None
     if config.position != 'none' and not has_tables_per_block(config):
@@ -238,14 +242,17 @@ class Encoder(nn.Module):
     x = nn.Dropout(config.dropout_rate)(x, deterministic=not self.train)
     run = self._scan if config.layers == 'scan' else self._loop
     x, features = run(x, drop_rates(config, self.size.depth), shared)
+    features = {f'block{i:02d}': tokens for i, tokens in enumerate(features)}
+    if config.final_norm == 'pooled':
+      return x, features
     norm = nn.LayerNorm(
-      epsilon=1e-6,
+      epsilon=config.norm_eps,
       use_bias=self.size.use_norm_bias,
       dtype=jnp.dtype(config.dtype),
       param_dtype=jnp.dtype(config.param_dtype),
       name='encoder_norm',
     )
-    return norm(x), {f'block{i:02d}': tokens for i, tokens in enumerate(features)}
+    return norm(x), features
 
   def _block(self, wrap: Callable[[Any], Any], name: str) -> Any:
     block = wrap(_rematerialised(EncoderBlock, self.config))

@@ -38,7 +38,7 @@ class MAPHead(nn.Module):
     probe = jnp.broadcast_to(probe.astype(dtype), (n, 1, d))
     attention = MultiHeadDotProductAttention(self.size.num_heads, dtype=dtype, param_dtype=param_dtype)
     x = attention(probe, tokens)
-    y = nn.LayerNorm(epsilon=1e-6, dtype=dtype, param_dtype=param_dtype)(x)
+    y = nn.LayerNorm(epsilon=self.config.norm_eps, dtype=dtype, param_dtype=param_dtype)(x)
     x = x + MlpBlock(self.size.mlp_dim, self.config.gelu, 0.0, dtype, param_dtype)(y)
     return x[:, 0]
 
@@ -47,8 +47,23 @@ def pool_tokens(tokens: Array, config: ModelConfig, size: ViTSize) -> Array:
   """Returns float32 [n, d], what the head sees of tokens [n, l, d]; call it inside an @nn.compact method.
 
   'token': the class token. 'gap': the mean of the patch tokens, in float32. 'map': MAPHead over the patch
-  tokens. Registers are left out of all three.
+  tokens. Registers are left out of all three. With config.final_norm='pooled' a LayerNorm, `pool_norm`, follows.
   """
+  pooled = _pool(tokens, config, size)
+  if config.final_norm == 'tokens':
+    return pooled
+  norm = nn.LayerNorm(
+    epsilon=config.norm_eps,
+    use_bias=size.use_norm_bias,
+    dtype=jnp.float32,
+    param_dtype=jnp.dtype(config.param_dtype),
+    name='pool_norm',
+  )
+  return norm(pooled)
+
+
+def _pool(tokens: Array, config: ModelConfig, size: ViTSize) -> Array:
+  """Returns float32 [n, d] before any further norm; see pool_tokens."""
   if config.pool == 'token':
     return tokens[:, 0].astype(jnp.float32)
   patches = tokens[:, num_prefix_tokens(config) :]

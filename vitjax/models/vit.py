@@ -25,8 +25,8 @@ class VisionTransformer(nn.Module):
   """A Vision Transformer; build it with `create_model` or `build_model`, which check the config.
 
   Top-level parameters, by the names of the official checkpoints: embedding, cls (pool='token'), registers,
-  Transformer, MAPHead_0 (pool='map'), pre_logits, head; a hybrid adds conv_root, gn_root, block1, block2, ...
-  Position tables take the grid of the images given to `init`.
+  Transformer, MAPHead_0 (pool='map'), pool_norm (final_norm='pooled'), pre_logits, head; a hybrid adds
+  conv_root, gn_root, block1, block2, ... Position tables take the grid of the images given to `init`.
 
   Attributes:
     config: every knob.
@@ -53,9 +53,9 @@ class VisionTransformer(nn.Module):
 
     Returns:
       float32 [n, v]; with num_classes 0 the features that a head would see. `out` holds 'block00' ... (each
-      block's tokens [n, l, d]), 'tokens' [n, l, d] after the final norm, both in the compute dtype; 'pooled'
-      [n, d] and 'pre_logits' [n, r] in float32. Tokens stand in the order class token, registers, patches row
-      by row.
+      block's tokens [n, l, d]) and 'tokens' [n, l, d] after the final norm (before it with
+      final_norm='pooled'), both in the compute dtype; 'pooled' [n, d] and 'pre_logits' [n, r] in float32.
+      Tokens stand in the order class token, registers, patches row by row.
 
     Raises:
       DataError: images of a shape, dtype or size that does not fit the model or its position table.

@@ -16,7 +16,7 @@ _BOTTOM = re.compile(
 )
 _BLOCK = re.compile(r'Transformer/encoderblock_(\d+)/.*')
 _STACKED = re.compile(r'Transformer/encoderblock/.*')
-_TOP = re.compile(r'Transformer/encoder_norm/.*|(MAPHead_0|pre_logits|head)/.*')
+_TOP = re.compile(r'Transformer/encoder_norm/.*|(MAPHead_0|pool_norm|pre_logits|head)/.*')
 
 
 def layer_multipliers(params: Any, layer_decay: float) -> dict[str, float | np.ndarray]:

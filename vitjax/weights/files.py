@@ -1,367 +1,230 @@
-"""Reading and writing files of arrays that come from strangers: .npz, .safetensors, JSON. Host-side, no jax.
+"""Files of weights: what kind one is, .safetensors and JSON in and out. For .npz see archives.py. Host-side, no jax.
 
-A reader first checks everything that the file says of itself against what is really there (sizes, offsets,
-types, names) and allocates nothing for it; arrays are read one by one, later, into memory of exactly their
-checked size. Nothing in a file is ever executed: no pickle, no eval.
+A reader first checks everything that a file says of itself against what is really there and allocates nothing
+for it; arrays are read one by one, later. Nothing in a file is executed.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
 import pathlib
-import re
 import struct
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import IO, Any, NoReturn
+from collections.abc import Mapping
+from typing import IO, Any
 
-import ml_dtypes
 import numpy as np
 
 from vitjax.errors import CheckpointError, Problem
+from vitjax.weights.archives import read_npz, write_npz
+from vitjax.weights.entries import (
+  BFLOAT16,
+  Damage,
+  Entry,
+  Path,
+  describe,
+  open_binary,
+  raise_damage,
+  refusal,
+  replacing,
+)
 
-Path = str | os.PathLike[str]
+__all__ = [
+  'BFLOAT16',
+  'Entry',
+  'kind_of',
+  'read_json',
+  'read_npz',
+  'read_safetensors',
+  'write_json',
+  'write_npz',
+  'write_safetensors',
+]
 
-MAX_BYTES = 256 * 2**30  # of all arrays of a file together
-MAX_MEMBERS = 100_000
-# Deflate packs zeros 1000-fold, and a new head is all zeros; weights as a whole hardly shrink.
-MAX_RATIO, FREE_BYTES = 20, 16 * 2**20
-MAX_JSON_BYTES = 32 * 2**20
-MAX_NPY_HEADER = 16 * 2**10
-_MAX_DIRECTORY = 64 * 2**20
-_MAX_PROBLEMS = 200
-_CHUNK = 2**20
-
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-_SAFETENSORS_DTYPES = {
+MAX_JSON_BYTES = 16 * 2**20
+_DTYPES = {
   'F64': np.dtype('<f8'), 'F32': np.dtype('<f4'), 'F16': np.dtype('<f2'), 'BF16': BFLOAT16,
   'I64': np.dtype('<i8'), 'I32': np.dtype('<i4'), 'I16': np.dtype('<i2'), 'I8': np.dtype('i1'),
   'U64': np.dtype('<u8'), 'U32': np.dtype('<u4'), 'U16': np.dtype('<u2'), 'U8': np.dtype('u1'),
   'BOOL': np.dtype('?'),
 }  # fmt: skip
 
-_NPY_ITEM = re.compile(
-  r"""\s*'(?:(?P<descr>descr)'\s*:\s*'(?P<dtype>[<>|=]?[A-Za-z]\d{0,4})'
-  |(?P<order>fortran_order)'\s*:\s*(?P<fortran>True|False)
-  |(?P<shape>shape)'\s*:\s*\(\s*(?P<dims>(?:-?\d{1,20}L?\s*(?:,\s*-?\d{1,20}L?\s*)*,?\s*)?)\))\s*(?P<end>,|$)""",
-  re.VERBOSE,
-)
-_MAGICS = {
-  b'PK': 'a zip archive, such as .npz or a PyTorch .pt',
-  b'\x93NUMPY': 'a single .npy array',
-  b'\x80': 'a Python pickle (an old PyTorch .pth), which is never opened: it can run code',
-  b'\x89HDF': 'an HDF5 file',
-  b'\x1f\x8b': 'a gzip file',
-  b'<': 'HTML or XML, such as the error page of a download',
-  b'version https://git-lfs': 'a Git LFS pointer, not the file itself: fetch it with `git lfs pull`',
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-  """One array of a file: what it is, and how to read it.
-
-  Attributes:
-    shape: its shape.
-    dtype: its dtype in native byte order; bfloat16 for 2-byte voids.
-    read: returns the array, C-ordered and writable, in memory of its own; raises CheckpointError where the
-      data is damaged.
-  """
-
-  shape: tuple[int, ...]
-  dtype: np.dtype
-  read: Callable[[], np.ndarray]
-
-
-def refuse(path: Path, found: str, expected: str, hint: str = '') -> NoReturn:
-  """Raises CheckpointError for a file as a whole."""
-  raise CheckpointError('the weights cannot be read', [Problem(str(path), found, expected, hint)])
-
-
-def open_binary(path: Path) -> IO[bytes]:
-  """Returns a regular file opened for reading.
-
-  Raises:
-    CheckpointError: it is missing, a folder, a device, or not readable.
-  """
-  try:
-    if not pathlib.Path(path).exists():
-      refuse(path, 'no such file', 'a file of weights')
-    if not pathlib.Path(path).is_file():
-      refuse(path, 'a folder or a special file', 'a file of weights')
-    return pathlib.Path(path).open('rb')
-  except (OSError, ValueError) as error:
-    if isinstance(error, CheckpointError):
-      raise
-    refuse(path, str(error), 'a readable file')
-
 
 def kind_of(path: Path) -> str:
-  """Returns 'npz', 'safetensors' or 'onnx', by what the file begins with and, for .onnx, by its name.
+  """Returns 'npz', 'safetensors' or 'onnx': by what the file begins with, and for .onnx by its name.
 
   Raises:
     CheckpointError: the file is missing or something else.
   """
   with open_binary(path) as file:
     head, size = file.read(64), os.fstat(file.fileno()).st_size
+  suffix = pathlib.Path(path).suffix
+  if suffix == '.onnx':
+    return 'onnx'
   if head.startswith(b'PK'):
     return 'npz'
-  if len(head) >= 9 and struct.unpack('<Q', head[:8])[0] <= size - 8 and head[8:9] == b'{':
+  if len(head) > 8 and struct.unpack('<Q', head[:8])[0] <= size - 8 and head[8:9] == b'{':
     return 'safetensors'
-  if pathlib.Path(path).suffix == '.onnx':
-    return 'onnx'
   names = {'.npz': 'npz', '.safetensors': 'safetensors'}
-  suffix = pathlib.Path(path).suffix
   expected = f'{names[suffix]} data, as its name says' if suffix in names else '.npz, .safetensors or .onnx'
-  refuse(path, describe(head, size), expected)
+  raise refusal(path, describe(head, size), expected)
 
 
-def describe(head: bytes, size: int) -> str:
-  """Returns what a file seems to be, from its first bytes."""
-  if size == 0:
-    return 'an empty file'
-  for magic, name in _MAGICS.items():
-    if head.startswith(magic):
-      return name
-  return f'a file of {size} bytes that begins with {head[:8]!r}'
+def read_safetensors(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
+  """Returns (arrays by name, none of them read yet; the text of `__metadata__`).
 
-
-# --- .npz
-
-
-def read_npz(path: Path) -> dict[str, Entry]:
-  """Returns the arrays of a .npz file by name, none of them read yet.
-
-  The zip directory and every array's header are checked: no duplicate or overlapping members, no encryption,
-  no pickles, sizes that agree with shapes, and no more data than the file can honestly hold.
+  The header's length, every dtype and shape, and every offset are checked: arrays must cover the rest of the
+  file without gap or overlap, as the format demands.
 
   Raises:
-    CheckpointError: missing, truncated, forged, or not a .npz at all; lists all that is wrong.
+    CheckpointError: missing, truncated, forged, or not a .safetensors at all; lists all that is wrong.
   """
   with open_binary(path) as file:
     size = os.fstat(file.fileno()).st_size
-    members = _zip_members(path, file, size)
-    entries: dict[str, Entry] = {}
-    problems = _budget_problems(path, members, size)
-    if not problems:
-      for member in members:
-        name = member.filename.removesuffix('.npy')
-        try:
-          if name == member.filename:
-            raise _Damage('no .npy in its name', 'an array', 'A PyTorch .pt file is a zip of pickles, not .npz')
-          if name in entries:
-            raise _Damage('stands twice', 'one array of each name')
-          entries[name] = _npy_entry(path, file, member)
-        except _Damage as damage:
-          problems.append(damage.problem(f'{path}: {name}'))
-  _raise(path, problems)
-  return entries
-
-
-class _Damage(Exception):
-  """What is wrong with one member: found, expected, hint."""
-
-  def __init__(self, found: str, expected: str, hint: str = ''):
-    super().__init__(found)
-    self.found, self.expected, self.hint = found, expected, hint
-
-  def problem(self, where: str) -> Problem:
-    """Returns it as a Problem of one array."""
-    return Problem(where, self.found, self.expected, self.hint)
-
-
-def _raise(path: Path, problems: list[Problem]) -> None:
-  if problems:
-    more = len(problems) - _MAX_PROBLEMS
-    rest = [Problem(f'... and {more} more')] if more > 0 else []
-    raise CheckpointError(f'{path} is damaged or not what it seems', [*problems[:_MAX_PROBLEMS], *rest])
-
-
-def _zip_members(path: Path, file: IO[bytes], size: int) -> list[zipfile.ZipInfo]:
-  """Returns the members of a zip directory that was checked for its size before it is parsed."""
-  tail_at = max(size - 66_000, 0)
-  file.seek(0)
-  head = file.read(64)
-  if not head.startswith(b'PK'):
-    refuse(path, describe(head, size), 'a .npz file')
-  file.seek(tail_at)
-  tail = file.read(66_000)
-  at = tail.rfind(b'PK\x05\x06')
-  if at < 0 or len(tail) - at < 22:
-    refuse(path, 'no zip directory at its end', 'a complete .npz file', 'Download or copy it again')
-  count, length = struct.unpack('<10xHI', tail[at : at + 16])
-  wide = tail.rfind(b'PK\x06\x06', 0, at)
-  if wide >= 0 and at - wide >= 56:
-    count, length = struct.unpack('<32xQQ', tail[wide : wide + 48])
-  if count > MAX_MEMBERS or length > min(size, _MAX_DIRECTORY):
-    found = f'a zip directory of {count} members in {length} bytes'
-    refuse(path, found, f'at most {MAX_MEMBERS} members, and a directory inside the file')
-  try:
-    with zipfile.ZipFile(file) as archive:
-      members = archive.infolist()
-  except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, OSError, struct.error) as error:
-    refuse(path, f'a zip directory that cannot be read: {error}', 'a complete .npz file', 'Download it again')
-  if not members:
-    refuse(path, 'an archive without members', 'a .npz file with arrays')
-  return members
-
-
-def _budget_problems(path: Path, members: list[zipfile.ZipInfo], size: int) -> list[Problem]:
-  """Returns what makes the archive as a whole a bomb: too much data for its size, or members that overlap."""
+    start, header = _safetensors_header(path, file, size)
+  metadata = header.pop('__metadata__', {})
+  if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+    raise refusal(path, f'__metadata__ {str(metadata)[:100]}', 'an object of text')
+  entries: dict[str, Entry] = {}
+  spans: list[tuple[int, int, str]] = []
   problems = []
-  total = sum(member.file_size for member in members)
-  allowed = min(MAX_BYTES, FREE_BYTES + MAX_RATIO * size)
-  if total > allowed:
-    problems.append(
-      Problem(
-        str(path), f'{total} bytes of arrays in a file of {size}', f'at most {allowed}', 'This is no file of weights'
+  for name, info in header.items():
+    try:
+      entries[name], span = _tensor(path, name, info, start)
+      spans.append((*span, name))
+    except Damage as damage:
+      problems.append(damage.problem(f'{path}: {name}'))
+  end = 0
+  for first, last, name in sorted(spans) if not problems else []:
+    if first != end:
+      problems.append(
+        Problem(f'{path}: {name}', f'data at {first}', f'{end}, where the array before it ends')
       )
-    )
-  end, last = 0, ''
-  for member in sorted(members, key=lambda m: m.header_offset):
-    if member.header_offset < end or member.header_offset + member.compress_size > size:
-      found = f'data at {member.header_offset} to {member.header_offset + member.compress_size}'
-      expected = f'data after {end}, where {last!r} ends, and inside the {size} bytes of the file'
-      problems.append(Problem(f'{path}: {member.filename}', found, expected))
-    end = max(end, member.header_offset + 30 + member.compress_size)
-    last = member.filename
-  return problems
+    end = max(end, last)
+  if not problems and end != size - start:
+    hint = 'Download or copy it again' if end > size - start else ''
+    problems.append(Problem(str(path), f'{size - start} bytes of data', f'{end}, by its header', hint))
+  raise_damage(path, problems)
+  return entries, metadata
 
 
-def _npy_entry(path: Path, file: IO[bytes], member: zipfile.ZipInfo) -> Entry:
-  """Returns one member's shape and dtype, checked against its size in the zip directory."""
-  start = _data_offset(file, member)
-  head = bytearray()
-  for chunk in _chunks(file, start, member, step=4096):
-    head += chunk
-    if len(head) >= min(MAX_NPY_HEADER, member.file_size):
-      break
-  dtype, fortran, shape, header = _npy_header(bytes(head))
-  stored = dtype if dtype.kind != 'V' else BFLOAT16
+def _safetensors_header(path: Path, file: IO[bytes], size: int) -> tuple[int, dict[str, Any]]:
+  """Returns (where the data begins, the header's JSON object)."""
+  head = file.read(8)
+  if len(head) < 8:
+    raise refusal(path, describe(head, size), 'a .safetensors file')
+  length = struct.unpack('<Q', head)[0]
+  if length > min(size - 8, MAX_JSON_BYTES):
+    if file.read(1) != b'{':
+      file.seek(0)
+      raise refusal(path, describe(file.read(64), size), 'a .safetensors file')
+    found = f'a header of {length} bytes in a file of {size}'
+    raise refusal(path, found, f'at most {MAX_JSON_BYTES}, inside the file', 'Download or copy it again')
+  return 8 + length, _parse_json(path, file.read(length), 'its header')
+
+
+def _tensor(path: Path, name: str, info: Any, start: int) -> tuple[Entry, tuple[int, int]]:
+  """Returns one array of a safetensors header and the (first, last) offset of its data."""
+  if not isinstance(info, dict) or set(info) != {'dtype', 'shape', 'data_offsets'}:
+    raise Damage(str(info)[:100], 'dtype, shape and data_offsets')
+  if not isinstance(info['dtype'], str) or info['dtype'] not in _DTYPES:
+    raise Damage(f'dtype {str(info["dtype"])[:50]!r}', f'one of {", ".join(_DTYPES)}')
+  dtype, shape = _DTYPES[info['dtype']], _naturals(info['shape'], 'shape')
+  if len(shape) > 32:
+    raise Damage(f'a shape of {len(shape)} sides', 'up to 32')
+  offsets = _naturals(info['data_offsets'], 'data_offsets')
   nbytes = math.prod(shape) * dtype.itemsize
-  if header + nbytes != member.file_size:
-    found = f'a header that announces {list(shape)} {stored}, {nbytes} bytes'
-    raise _Damage(found, f'the {member.file_size - header} bytes that are there')
-  native = stored.newbyteorder('=') if stored is not BFLOAT16 else stored
+  if len(offsets) != 2 or offsets[1] - offsets[0] != nbytes:
+    raise Damage(f'data_offsets {offsets}', f'{nbytes} bytes for {list(shape)} {info["dtype"]}')
+  at = start + offsets[0]
 
   def read() -> np.ndarray:
-    try:
-      with open_binary(path) as again:
-        flat = np.empty(math.prod(shape), stored)
-        _fill(flat, _chunks(again, start, member, step=_CHUNK), header)
-    except _Damage as damage:
-      raise CheckpointError(f'{path} is damaged', [damage.problem(f'{path}: {member.filename}')]) from None
-    array = flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
-    return np.ascontiguousarray(array, native).reshape(shape)
+    array = np.empty(math.prod(shape), dtype)
+    with open_binary(path) as file:
+      file.seek(at)
+      if nbytes and file.readinto(memoryview(array.view(np.uint8))) != nbytes:  # type: ignore[attr-defined]
+        raise refusal(path, f'{name} ends early', f'{nbytes} bytes', 'The file changed while it was read')
+    return array.reshape(shape)
 
-  return Entry(shape, native, read)
+  return Entry(shape, dtype, read), (offsets[0], offsets[1])
 
 
-def _data_offset(file: IO[bytes], member: zipfile.ZipInfo) -> int:
-  """Returns where a member's data begins, from its own header, which must agree with the directory."""
-  if member.flag_bits & 0x41:
-    raise _Damage('encrypted', 'a plain member')
-  if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-    raise _Damage(f'compression method {member.compress_type}', 'stored or deflated')
-  if member.compress_type == zipfile.ZIP_STORED and member.compress_size != member.file_size:
-    raise _Damage(f'{member.file_size} bytes stored in {member.compress_size}', 'equal sizes')
-  file.seek(member.header_offset)
-  header = file.read(30)
-  if len(header) < 30 or header[:4] != b'PK\x03\x04':
-    raise _Damage(f'no member at offset {member.header_offset}', 'what the zip directory lists')
-  name_length, extra_length = struct.unpack('<26xHH', header)
-  if file.read(name_length) != member.orig_filename.encode('utf-8' if member.flag_bits & 0x800 else 'cp437'):
-    raise _Damage('another name in its own header', 'the name that the zip directory lists')
-  return member.header_offset + 30 + name_length + extra_length
+def _naturals(values: Any, what: str) -> tuple[int, ...]:
+  """Returns a JSON list of numbers >= 0 as a tuple."""
+  good = isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
+  if not good:
+    raise Damage(f'{what} {str(values)[:100]}', 'a list of whole numbers from 0 on')
+  return tuple(values)
 
 
-def _chunks(file: IO[bytes], start: int, member: zipfile.ZipInfo, *, step: int) -> Iterator[bytes]:
-  """Yields a member's data, never more than the directory announces, and checks its CRC at the end."""
-  inflate = zlib.decompressobj(-15) if member.compress_type == zipfile.ZIP_DEFLATED else None
-  left, due, crc, pending = member.compress_size, member.file_size, 0, b''
-  file.seek(start)
-  while due:
-    if not pending and left:
-      pending = file.read(min(left, step))
-      if not pending:
-        raise _Damage('the file ends within its data', f'{left} bytes more', 'Download or copy it again')
-      left -= len(pending)
-    if inflate is None:
-      chunk, pending = pending, b''
-    else:
-      try:
-        chunk = inflate.decompress(pending, min(due, step))
-      except zlib.error as error:
-        raise _Damage(f'compressed data that is damaged: {error}', 'a valid deflate stream') from None
-      pending = inflate.unconsumed_tail
-    if not chunk and not pending and (not left or (inflate is not None and inflate.eof)):
-      raise _Damage(f'its data ends {due} bytes early', f'{member.file_size} bytes')
-    due -= len(chunk)
-    crc = zlib.crc32(chunk, crc)
-    if not due and crc != member.CRC:
-      raise _Damage(f'checksum {crc:08x}', f'{member.CRC:08x}', 'The file was damaged: download it again')
-    yield chunk
+def write_safetensors(
+  path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
+  """Writes arrays as .safetensors, in the given order; the file appears only when it is complete.
 
+  Args:
+    path: the file.
+    arrays: name -> array of a dtype that the format has.
+    metadata: text for `__metadata__`, such as {'format': 'pt'}, which transformers asks for.
 
-def _fill(flat: np.ndarray, chunks: Iterator[bytes], skip: int) -> None:
-  """Copies a member's data without its first `skip` bytes into `flat`, which has exactly that size."""
-  target = memoryview(flat.view(np.uint8)) if flat.size else memoryview(b'')
-  at = 0
-  for chunk in chunks:
-    body = memoryview(chunk)[min(skip, len(chunk)) :]
-    skip -= len(chunk) - len(body)
-    target[at : at + len(body)] = body
-    at += len(body)
-
-
-def _npy_header(head: bytes) -> tuple[np.dtype, bool, tuple[int, ...], int]:
-  """Returns (dtype, Fortran order, shape, length of the header) of .npy data.
-
-  The header is a Python literal; only its canonical form is accepted, by a regular expression.
+  Raises:
+    CheckpointError: a dtype that the format does not have; lists all.
   """
-  if not head.startswith(b'\x93NUMPY') or len(head) < 12:
-    raise _Damage(describe(head, len(head)), 'a .npy array')
-  if head[6] not in (1, 2, 3):
-    raise _Damage(f'.npy version {head[6]}', 'version 1, 2 or 3')
-  start = 10 if head[6] == 1 else 12
-  length = struct.unpack('<H' if head[6] == 1 else '<I', head[8:start])[0]
-  if start + length > min(len(head), MAX_NPY_HEADER):
-    raise _Damage(f'a .npy header of {length} bytes', f'a header inside the array and below {MAX_NPY_HEADER}')
-  text = head[start : start + length].decode('latin1').strip()
-  items: dict[str, str] = {}
-  at, end = 1, len(text) - 1
-  while text[:1] == '{' and text[-1:] == '}' and (match := _NPY_ITEM.match(text, at, end)) and len(items) < 3:
-    name = match['descr'] or match['order'] or match['shape']
-    items[name] = match['dtype'] or match['fortran'] or (match['dims'] or '')
-    at = match.end()
-  if len(items) != 3 or text[at:end].strip():
-    expected = "{'descr': '<f4', 'fortran_order': False, 'shape': (...)} of numbers"
-    raise _Damage(f'the .npy header {text[:100]!r}', expected)
-  shape = tuple(int(side.strip().rstrip('L')) for side in items['shape'].split(',') if side.strip())
-  if len(shape) > 32 or any(side < 0 for side in shape):
-    raise _Damage(f'shape {shape}', 'up to 32 sides, none negative')
-  return _npy_dtype(items['descr']), items['fortran_order'] == 'True', shape, start + length
+  names = {dtype: name for name, dtype in _DTYPES.items()}
+  header: dict[str, Any] = {'__metadata__': dict(metadata)} if metadata else {}
+  problems, at = [], 0
+  for name, array in arrays.items():
+    dtype = array.dtype.newbyteorder('<') if array.dtype != BFLOAT16 else BFLOAT16
+    if dtype not in names:
+      problems.append(Problem(name, f'dtype {array.dtype}', f'one of {", ".join(map(str, names))}'))
+      continue
+    offsets = [at, at + array.nbytes]
+    header[name] = {'dtype': names[dtype], 'shape': list(array.shape), 'data_offsets': offsets}
+    at = offsets[1]
+  if problems:
+    raise CheckpointError(f'{path} cannot be written', problems)
+  text = json.dumps(header, separators=(',', ':')).encode()
+  text += b' ' * (-len(text) % 8)
+  with replacing(path) as file:
+    file.write(struct.pack('<Q', len(text)) + text)
+    for array in arrays.values():
+      little = array.astype(array.dtype.newbyteorder('<'), copy=False) if array.dtype != BFLOAT16 else array
+      file.write(np.ascontiguousarray(little).reshape(-1).view(np.uint8).data)
 
 
-def _npy_dtype(text: str) -> np.dtype:
-  """Returns a dtype of numbers; 2-byte voids are bfloat16, which .npy has no name for."""
-  if 'O' in text:
-    raise _Damage('an array of Python objects', 'numbers', 'It is stored as a pickle, which can run code')
-  if re.fullmatch(r'[<|=]V2', text):
-    return np.dtype('V2')
-  if not re.fullmatch(r'[<>|=]?(f[248]|[iu][1248]|[b?]1?)', text):
-    raise _Damage(f'dtype {text!r}', 'floating point, integers, or bfloat16 as 2-byte void')
-  return np.dtype(text)
+def read_json(path: Path) -> dict[str, Any]:
+  """Returns the object in a JSON file of at most MAX_JSON_BYTES.
 
-
-def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes arrays as an uncompressed .npz that numpy.load reads; bfloat16 becomes 2-byte void.
-
-  The file appears under its name only when it is complete.
+  Raises:
+    CheckpointError: missing, too long, not JSON, not an object, or with a key that stands twice.
   """
-  with _replacing(path) as file:
-    np.savez(file, **{name: np.asarray(array) for name, array in arrays.items()})
+  with open_binary(path) as file:
+    content = file.read(MAX_JSON_BYTES + 1)
+  if len(content) > MAX_JSON_BYTES:
+    raise refusal(path, f'more than {MAX_JSON_BYTES} bytes', 'a small JSON file')
+  return _parse_json(path, content, 'the file')
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+  """Writes an object as indented JSON with a final line break."""
+  text = json.dumps(content, indent=2, allow_nan=False)
+  with replacing(path) as file:
+    file.write(f'{text}\n'.encode())
+
+
+def _parse_json(path: Path, content: bytes, what: str) -> dict[str, Any]:
+  def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+      names = [name for name, _ in pairs]
+      raise ValueError(f'{next(name for name in names if names.count(name) > 1)[:100]!r} stands twice')
+    return result
+
+  try:
+    parsed = json.loads(content.decode('utf-8'), object_pairs_hook=once)
+  except (ValueError, RecursionError) as error:
+    raise refusal(path, f'{what} is not JSON: {str(error)[:200]}', 'a JSON object') from None
+  if not isinstance(parsed, dict):
+    raise refusal(path, f'{what} is a JSON {type(parsed).__name__}', 'a JSON object')
+  return parsed

@@ -20,7 +20,7 @@ from vitjax import trees
 from vitjax.config.schema import ModelConfig
 from vitjax.config.variants import STEM_UNITS, VIT_SIZES, ViTSize
 from vitjax.data.preprocess import Preprocess
-from vitjax.errors import CheckpointError, Problem
+from vitjax.errors import CheckpointError, Problem, VitjaxError
 from vitjax.models import build_model, unstack_blocks
 
 Shape = tuple[int, ...]
@@ -120,12 +120,14 @@ def expected_shapes(model: ModelConfig, *, num_classes: int, image_size: Size) -
   """Returns {'a/b/c': shape} of every parameter of the model, blocks in loop form. Computes nothing.
 
   Raises:
-    ConfigError: the model cannot be built.
-    DataError: patches do not tile `image_size`.
+    CheckpointError: no model can be built with these sizes, or patches do not tile `image_size`.
   """
-  module = build_model(dataclasses.replace(model, layers=_compact_layers(model)), num_classes=num_classes)
   images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
-  tree = jax.eval_shape(module.init, jax.random.key(0), images)['params']
+  try:
+    module = build_model(dataclasses.replace(model, layers=_compact_layers(model)), num_classes=num_classes)
+    tree = jax.eval_shape(module.init, jax.random.key(0), images)['params']
+  except VitjaxError as error:
+    raise CheckpointError('the weights describe no model that can be built', error.problems) from error
   return {path: tuple(leaf.shape) for path, leaf in trees.flatten(unstack_blocks(tree)).items()}
 
 

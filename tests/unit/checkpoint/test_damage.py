@@ -50,7 +50,8 @@ def test_a_flipped_bit_is_named_and_the_previous_step_restored(run, sample, capl
   flip(file, file.stat().st_size // 2, bit=5)
   restored = restore(run, sample)
   assert is_step(restored, 1, sample)
-  caplog_text = '\n'.join(record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+  warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+  caplog_text = '\n'.join(record.getMessage() for record in warnings)
   assert 'step 2 is damaged; falling back to step 1' in caplog_text
   assert re.search(rf'checkpoints/2: {array} = data with SHA-256', caplog_text)
 
@@ -111,9 +112,19 @@ def live_bytes(file):
   return file.stat().st_size // (16 * 64 * 4) * (16 * 64 * 4)
 
 
+def fault(store, abstract, sample):
+  """Returns what the store says of step 2, or '' where the step comes back exactly."""
+  try:
+    restored = store.restore(2, **abstract)
+  except CheckpointError as error:
+    return str(error)
+  assert is_step(restored, 2, sample)
+  return ''
+
+
 @pytest.mark.parametrize('how', ['truncated', 'empty', 'deleted'])
 def test_no_damaged_file_passes_silently(run, sample, how):
-  """Each file of a step in turn: the step comes back exactly, or an error names the file, its item or its arrays."""
+  """Each file of a step in turn: the step comes back exactly, or an error names the file or its arrays."""
   step_dir = run / 'checkpoints' / '2'
   files = sorted(file for file in step_dir.rglob('*') if file.is_file())
   assert len(files) > 20
@@ -126,11 +137,10 @@ def test_no_damaged_file_passes_silently(run, sample, how):
         file.unlink()
       else:
         file.write_bytes(data[: len(data) // 2] if how == 'truncated' else b'')
-      try:
-        assert is_step(store.restore(2, **abstract), 2, sample)
-      except CheckpointError as error:
+      problem = fault(store, abstract, sample)
+      if problem:
         item = file.relative_to(step_dir).parts[0]
-        assert file.name in str(error) or f'checkpoints/2: {item}/' in str(error) or f'/{item} ' in str(error)
+        assert any(name in problem for name in (file.name, f'checkpoints/2: {item}/', f'/{item} '))
         named.append(file.name)
       file.write_bytes(data)
   assert 'metadata' in named

@@ -109,9 +109,8 @@ def test_verify_names_the_array(sample):
 def test_parts_of_several_processes_are_verified_by_slices():
   """Two processes wrote the columns of a matrix; whoever reads it has it whole."""
   matrix = np.arange(24.0).reshape(4, 6)
-  parts = [
-    manifests.Part((0, start), (4, start + 3), manifests.sha256(matrix[:, start : start + 3])) for start in (0, 3)
-  ]
+  halves = {0: matrix[:, :3], 3: matrix[:, 3:]}
+  parts = [manifests.Part((0, at), (4, at + 3), manifests.sha256(half)) for at, half in halves.items()]
   entry = manifests.Entry((4, 6), 'float64', '', tuple(parts))
   assert manifests.fault(matrix, entry) == ''
   matrix[2, 5] += 1
@@ -123,7 +122,8 @@ def test_manifests_of_several_processes_are_merged_and_none_may_lack(tmp_path):
   folder.mkdir(parents=True)
   for index in (0, 1):
     part = manifests.Part((index,), (index + 1,), f'{index}')
-    manifest = manifests.Manifest(5, {'params/w': manifests.Entry((2,), 'float32', '', (part,))}, 'm', {'acc': 0.5})
+    entry = manifests.Entry((2,), 'float32', '', (part,))
+    manifest = manifests.Manifest(5, {'params/w': entry}, 'm', {'acc': 0.5})
     (folder / manifests.file_name(index, 2)).write_text(manifests.dump(manifest))
   merged = manifests.load(tmp_path / '5')
   assert [part.start for part in merged.arrays['params/w'].parts] == [(0,), (1,)]

@@ -7,6 +7,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -233,7 +234,7 @@ def test_a_failed_background_save_surfaces_at_the_next_step(tmp_path, sample, mo
       patch.setattr(manifests, 'dump', full)
       store.save(2, meta={}, **trees)
       while store._manager.is_saving_in_progress():
-        pass
+        time.sleep(0.01)
       with pytest.raises(CheckpointError, match='saving step 2 failed') as caught:
         store.check_for_errors()
     assert 'No space left' in str(caught.value)

@@ -39,8 +39,8 @@ def abstract(params):
 
 def equal(a, b):
   a, b = trees.flatten(a), trees.flatten(b)
-  same = {path: a[path].dtype == b[path].dtype and a[path].tobytes() == b[path].tobytes() for path in a if path in b}
-  return a.keys() == b.keys() and all(same.values())
+  bits_a, bits_b = ({path: (x.dtype, x.tobytes()) for path, x in flat.items()} for flat in (a, b))
+  return bits_a == bits_b
 
 
 @pytest.mark.parametrize('make', [lambda p: p, abstract])
@@ -225,8 +225,8 @@ def test_dtypes_are_cast_to_the_new_model_and_reported():
 def test_unknown_choices_are_config_errors():
   with pytest.raises(ConfigError, match='init.head'):
     initialize_from(random_params(0), random_params(0), head='drop')
+  grids = {'old_grid': (2, 2), 'new_grid': (4, 4)}
   with pytest.raises(ConfigError, match='position_resize'):
-    grids = {'old_grid': (2, 2), 'new_grid': (4, 4)}
     initialize_from(random_params(1, (16, 16)), random_params(0), position_resize='nearest', **grids)
 
 

@@ -11,7 +11,8 @@ def test_sheet_shows_the_first_batch(tmp_path):
   source = open_source(SourceConfig(kind='synthetic'))
   config = DataConfig(batch_size=6, image_size=(32, 32), num_threads=1)
   path = contact_sheet(config, source, tmp_path / 'new' / 'sheet.png', seed=3, rows=2, columns=3)
-  sheet = np.asarray(Image.open(path))
+  with Image.open(path) as opened:
+    sheet = np.asarray(opened)
   with train_batches(config, source, seed=3) as batches:
     images = next(batches)['image']
   # Cells are 128 pixels wide with 10 between them; the first row starts 58 pixels down.
@@ -29,7 +30,8 @@ def test_sheet_takes_large_images_and_long_names(tmp_path, image_folder):
   source = open_source(SourceConfig(kind='image_folder', path=str(image_folder)))
   config = DataConfig(image_size=(300, 200))
   path = contact_sheet(config, source, tmp_path / 'sheet.png', rows=1, columns=4)
-  assert Image.open(path).size == (4 * 138 + 10, 58 + 160)
+  with Image.open(path) as sheet:
+    assert sheet.size == (4 * 138 + 10, 58 + 160)
 
 
 def test_sheet_is_a_png(tmp_path):

@@ -190,7 +190,9 @@ def test_own_pixel_limit_is_enforced_before_decoding(tools, monkeypatch):
 
 def test_random_damage_never_escapes_as_another_error(tools):
   rng = np.random.default_rng(0)
-  originals = [tools.encode(tools.photo(1), file_format) for file_format in ('JPEG', 'PNG', 'GIF', 'WEBP', 'TIFF')]
+  originals = [
+    tools.encode(tools.photo(1), file_format) for file_format in ('JPEG', 'PNG', 'GIF', 'WEBP', 'TIFF')
+  ]
   refused = 0
   for trial in range(200):
     data = bytearray(originals[trial % len(originals)])

@@ -21,7 +21,13 @@ def test_every_form_of_an_image_gives_the_same(tools, tmp_path):
   expected = preprocess(image)
   assert expected.shape == (16, 16, 3)
   assert expected.dtype == np.uint8
-  for form in (file, str(file), data, Image.open(io.BytesIO(data)), np.dstack([image, np.full((40, 60), 255, np.uint8)])):
+  for form in (
+    file,
+    str(file),
+    data,
+    Image.open(io.BytesIO(data)),
+    np.dstack([image, np.full((40, 60), 255, np.uint8)]),
+  ):
     np.testing.assert_array_equal(preprocess(form), expected)
   grey = image[..., 0]
   np.testing.assert_array_equal(preprocess(grey), preprocess(np.repeat(grey[..., None], 3, axis=-1)))
@@ -88,7 +94,15 @@ def test_inconsistent_preprocessing_is_refused():
 
 
 @pytest.mark.parametrize(
-  'image', [np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4, 3), np.uint8), np.zeros(4, np.uint8), None, 3]
+  'image',
+  [
+    np.zeros((4, 4, 3)),
+    np.zeros((4, 4, 2), np.uint8),
+    np.zeros((0, 4, 3), np.uint8),
+    np.zeros(4, np.uint8),
+    None,
+    3,
+  ],
 )
 def test_what_is_not_an_image_is_refused(image):
   with pytest.raises(DataError, match='expected a path, bytes, a PIL image, or a uint8 array'):

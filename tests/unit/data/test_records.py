@@ -110,7 +110,9 @@ def write_tfrecord(path, records):
   with path.open('wb') as file:
     for record in records:
       length = struct.pack('<Q', len(record))
-      file.write(length + struct.pack('<I', masked_crc32c(length)) + record + struct.pack('<I', masked_crc32c(record)))
+      file.write(
+        length + struct.pack('<I', masked_crc32c(length)) + record + struct.pack('<I', masked_crc32c(record))
+      )
 
 
 @pytest.fixture
@@ -155,7 +157,9 @@ def test_tfds_array_record_by_name(tfds_array_record):
   assert isinstance(train[0]['image'], bytes)
   assert len(open_source(SourceConfig(**config, split='train[:25%]+test'))) == 9
   assert len(open_source(SourceConfig(**config, split='all'))) == 18
-  assert len(open_source(SourceConfig(kind='tfds', name='tiny_shapes:1.0.0', path=str(tfds_array_record)))) == 12
+  assert (
+    len(open_source(SourceConfig(kind='tfds', name='tiny_shapes:1.0.0', path=str(tfds_array_record)))) == 12
+  )
   subset = open_source(SourceConfig(**config, examples_per_class=2))
   assert set(counts_per_class(subset).values()) == {2}
 
@@ -183,7 +187,7 @@ def test_tfds_tfrecord_equals_array_record(tfds_array_record, tfds_tfrecord):
 
 
 def test_tfds_problems(tfds_array_record, tfds_tfrecord, tmp_path):
-  with pytest.raises(DataError, match=r"not prepared(.|\n)*download_and_prepare"):
+  with pytest.raises(DataError, match=r'not prepared(.|\n)*download_and_prepare'):
     open_source(SourceConfig(kind='tfds', name='cifar10', path=str(tmp_path)))
   with pytest.raises(DataError, match=r'expected one of train, test, all'):
     open_source(SourceConfig(kind='tfds', name='tiny_shapes', path=str(tfds_array_record), split='val'))

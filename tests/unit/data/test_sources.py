@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vitjax.config.schema import SourceConfig
-from vitjax.data import check_same_classes, counts_per_class, open_source
+from vitjax.data import check_same_classes, counts_per_class, embedded, open_source
 from vitjax.data.decode import UnreadableError
 from vitjax.errors import ConfigError, DataError
 
@@ -40,12 +40,26 @@ def test_mnist5k_pixels_are_those_of_the_package():
     np.testing.assert_array_equal(source[i]['image'][..., 1], images[number].reshape(28, 28))
 
 
-def test_digits_use_the_full_range():
+def test_digits_are_those_of_the_package_at_full_range():
+  from sklearn.datasets import load_digits
+
+  digits = load_digits()
   source = open_source(SourceConfig(kind='digits', split='all'))
   assert len(source) == 1797
+  for i in (0, 700, 1796):
+    number = int(source.name_of(i)[7:-1])
+    assert source[i]['label'] == digits.target[number]
+    np.testing.assert_allclose(source[i]['image'][..., 2], digits.images[number] * 255 / 16, atol=0.51)
   values = np.stack([source[i]['image'] for i in range(50)])
   assert values.shape == (50, 8, 8, 3)
   assert (values.min(), values.max()) == (0, 255)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+  monkeypatch.setitem(embedded._DIGIT_FILES, 'digits', ('no_such_package', 'x.csv', 'scikit-learn', 8, 1.0))
+  embedded._digit_table.cache_clear()
+  with pytest.raises(DataError, match='pip install scikit-learn'):
+    open_source(SourceConfig(kind='digits'))
 
 
 def write_fashion(folder, *, compress):
@@ -54,7 +68,8 @@ def write_fashion(folder, *, compress):
     images = rng.integers(0, 256, (count, 28, 28), np.uint8)
     files = {
       f'{prefix}-images-idx3-ubyte': struct.pack('>HBBIII', 0, 8, 3, count, 28, 28) + images.tobytes(),
-      f'{prefix}-labels-idx1-ubyte': struct.pack('>HBBI', 0, 8, 1, count) + bytes(i % 10 for i in range(count)),
+      f'{prefix}-labels-idx1-ubyte': struct.pack('>HBBI', 0, 8, 1, count)
+      + bytes(i % 10 for i in range(count)),
     }
     for name, data in files.items():
       (folder / (name + '.gz' * compress)).write_bytes(gzip.compress(data) if compress else data)
@@ -159,8 +174,12 @@ def test_image_folder_problems(image_folder, tmp_path):
   with pytest.raises(DataError, match='one folder per class'):
     open_source(SourceConfig(kind='image_folder', path=str(image_folder / 'cat')))
   (image_folder / 'empty one').rmdir()
-  with pytest.raises(DataError, match=r"evals\.v\.source\.split = 'val': expected one of train, all.* Slice it"):
-    open_source(SourceConfig(kind='image_folder', path=str(image_folder), split='val'), where='evals.v.source')
+  with pytest.raises(
+    DataError, match=r"evals\.v\.source\.split = 'val': expected one of train, all.* Slice it"
+  ):
+    open_source(
+      SourceConfig(kind='image_folder', path=str(image_folder), split='val'), where='evals.v.source'
+    )
 
 
 def test_a_file_that_vanishes_is_named(image_folder):
@@ -206,7 +225,11 @@ def test_manifest(image_folder, tools, name, numbers):
 
 
 def test_manifest_reports_every_bad_row(image_folder):
-  rows = [{'image': 'cat/1 ü.png', 'label': '0'}, {'image': 'gone.png', 'label': '1'}, {'image': 'cat/1 ü.png', 'label': '7'}]
+  rows = [
+    {'image': 'cat/1 ü.png', 'label': '0'},
+    {'image': 'gone.png', 'label': '1'},
+    {'image': 'cat/1 ü.png', 'label': '7'},
+  ]
   path = manifest(image_folder, 'list.csv', rows)
   with pytest.raises(DataError) as caught:
     open_source(SourceConfig(kind='manifest', path=path, num_classes=5))
@@ -237,7 +260,9 @@ def test_unreadable_manifests(tmp_path, name, text, message):
 
 
 def test_classes_file_keeps_two_manifests_alike(image_folder):
-  train = manifest(image_folder, 'train.csv', [{'image': 'cat/1 ü.png', 'label': name} for name in ('a', 'b', 'c')])
+  train = manifest(
+    image_folder, 'train.csv', [{'image': 'cat/1 ü.png', 'label': name} for name in ('a', 'b', 'c')]
+  )
   val = manifest(image_folder, 'val.csv', [{'image': 'cat/1 ü.png', 'label': name} for name in ('c', 'a')])
   sources = [open_source(SourceConfig(kind='manifest', path=path)) for path in (train, val)]
   with pytest.raises(DataError, match='2 classes: expected 3 classes') as caught:
@@ -288,7 +313,10 @@ def test_examples_per_class():
     ({'kind': 'tfds'}, r's\.name = None'),
     ({'kind': 'digits', 'name': 'cifar10'}, r"s\.name = 'cifar10': expected None"),
     ({'split': 'val'}, r"s\.split = 'val': expected one of train, test, all"),
-    ({'split': 'train[5000:]'}, r"s\.split = 'train\[5000:\]': expected a slice with examples \(train has 4000\)"),
+    (
+      {'split': 'train[5000:]'},
+      r"s\.split = 'train\[5000:\]': expected a slice with examples \(train has 4000\)",
+    ),
     ({'split': 'train[:60]+train[50:]'}, 'do not overlap'),
     ({'num_classes': 12}, r's\.num_classes = 12: expected 10'),
     ({'kind': 'synthetic', 'split': 'dev'}, 'expected one of all, train, val, test'),
@@ -325,7 +353,12 @@ def test_fingerprint_is_stable_and_notices_changes(image_folder, tmp_path):
   assert fingerprint(moved) == first
   file.rename(moved / '猫' / 'new.png')
   assert fingerprint(moved) != first
-  kinds = [SourceConfig(), SourceConfig(split='test'), SourceConfig(kind='digits'), SourceConfig(kind='synthetic')]
+  kinds = [
+    SourceConfig(),
+    SourceConfig(split='test'),
+    SourceConfig(kind='digits'),
+    SourceConfig(kind='synthetic'),
+  ]
   assert len({open_source(config).fingerprint for config in kinds}) == 4
 
 

@@ -33,7 +33,9 @@ def test_neighbouring_percentages_meet_without_overlap(size):
   np.testing.assert_array_equal(covered, np.arange(size))
 
 
-@pytest.mark.parametrize('text', ['', 'train[', 'train[1]', 'train[a:b]', 'train[::2]', 'train[1.5:]', 'a b', 'a+', '[1:2]'])
+@pytest.mark.parametrize(
+  'text', ['', 'train[', 'train[1]', 'train[a:b]', 'train[::2]', 'train[1.5:]', 'a b', 'a+', '[1:2]']
+)
 def test_unreadable_splits_are_refused(text):
   with pytest.raises(ConfigError, match=r'evals\.v\.split = .*expected a split such as'):
     parse_split(text, where='evals.v.split')

@@ -71,7 +71,7 @@ def test_resize_methods():
   ramp = np.repeat(np.arange(0, 80, 10, dtype=np.uint8)[None, :, None], 3, axis=2).repeat(8, axis=0)
   enlarged = resize(ramp, (8, 16), 'bilinear')[0, :, 0]
   # Half-pixel centres: the first output pixel lies a quarter pixel left of the first input pixel's centre.
-  assert enlarged[:4].tolist() == [0, 3, 8, 13] or enlarged[:4].tolist() == [0, 2, 8, 12]
+  np.testing.assert_allclose(enlarged[:4], [0, 2.5, 7.5, 12.5], atol=0.51)
   np.testing.assert_array_equal(resize(ramp, (8, 16), 'area'), resize(ramp, (8, 16), 'bilinear'))
   np.testing.assert_array_equal(resize(ramp, (4, 16), 'area'), resize(ramp, (4, 16), 'bilinear'))
 
@@ -104,7 +104,9 @@ def test_augment_shapes_and_determinism(tools, crop):
 
 def test_augment_differs_between_positions_and_seeds(tools):
   image = tools.photo(1, (50, 50))
-  results = {BASE(image, example_rng(seed, position)).tobytes() for seed in range(3) for position in range(10)}
+  results = {
+    BASE(image, example_rng(seed, position)).tobytes() for seed in range(3) for position in range(10)
+  }
   assert len(results) == 30
 
 
@@ -124,7 +126,9 @@ def test_shift_crop_uses_its_range(tools):
   augment = dataclasses.replace(BASE, crop='shift', shift=2, flip=False)
   image = np.full((32, 24, 3), 255, np.uint8)
   outcomes = [augment(image, example_rng(1, position)) for position in range(300)]
-  black = {(int((each.max(axis=(1, 2)) == 0).sum()), int((each.max(axis=(0, 2)) == 0).sum())) for each in outcomes}
+  black = {
+    (int((each.max(axis=(1, 2)) == 0).sum()), int((each.max(axis=(0, 2)) == 0).sum())) for each in outcomes
+  }
   assert black == {(rows, columns) for rows in range(3) for columns in range(3)}
   assert len({each.tobytes() for each in outcomes}) == 25
 

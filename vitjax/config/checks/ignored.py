@@ -90,7 +90,7 @@ SOURCE_USES = (
 VIT_ONLY = (
   'width', 'depth', 'mlp_dim', 'num_heads', 'patch_size', 'pool', 'position', 'position_at', 'num_registers',
   'representation_size', 'dropout_rate', 'attention_dropout_rate', 'stochastic_depth_rate',
-  'layer_scale_init', 'qk_norm', 'parallel_blocks', 'gelu', 'layers',
+  'layer_scale_init', 'qk_norm', 'parallel_blocks', 'norm_eps', 'final_norm', 'gelu', 'layers',
 )  # fmt: skip
 
 
