@@ -11,7 +11,7 @@ PIP_FLAGS := --disable-pip-version-check --quiet --retries 10 --require-hashes
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-all lint format requirements clean
+.PHONY: help install quickstart test test-slow test-all lint format requirements golden clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | column -t -s @ 2>/dev/null \
@@ -78,6 +78,9 @@ requirements:  ## Lock requirements/*.txt anew (needs uv)
 	$(LOCK) $(LOCK_FLAGS) pyproject.toml requirements/build.in -o requirements/core.txt
 	$(LOCK) $(LOCK_FLAGS) pyproject.toml requirements/build.in --extra test -c requirements/core.txt -o requirements/test.txt
 	$(LOCK) $(LOCK_FLAGS) requirements/lint.in -o requirements/lint.txt
+
+golden: $(VENV)/test.stamp $(VENV)/vitjax.stamp  ## Write the pinned texts of all recipes anew
+	$(BIN)/python tests/smoke/test_recipes.py
 
 clean:  ## Remove the environments and caches that make has created
 	rm -rf $(VENV) $(LINT_VENV) build vitjax.egg-info .pytest_cache .ruff_cache

@@ -19,6 +19,8 @@ _CELL = 128
 _GAP = 10
 _LABEL_HEIGHT = 22
 _TITLE_HEIGHT = 58
+# DejaVu Sans ends about where the East Asian scripts begin.
+_FIRST_WITHOUT_GLYPH = 0x2E80
 _INK, _MUTED, _PAPER, _FRAME = (30, 30, 34), (110, 110, 118), (255, 255, 255), (205, 205, 212)
 
 
@@ -71,7 +73,7 @@ def contact_sheet(
     x, y = left + (_CELL - tile.width) // 2, top + (_CELL - tile.height) // 2
     draw.rectangle((x - 1, y - 1, x + tile.width, y + tile.height), outline=_FRAME)
     sheet.paste(tile, (x, y))
-    text = _fitted(source.class_names[label], _font(13), _CELL)
+    text = _fitted(_caption(source.class_names[label], label), _font(13), _CELL)
     draw.text((left + _CELL / 2, top + _CELL + 4), text, fill=_INK, font=_font(13), anchor='ma')
   target.parent.mkdir(parents=True, exist_ok=True)
   sheet.save(target)
@@ -90,6 +92,11 @@ def _subtitle(config: DataConfig, source: Source, seed: int) -> str:
     f'{len(source):,} examples, {source.num_classes} classes  |  {crop}, {flip}, {config.interpolation}  |  '
     f'{height} x {width} px  |  seed {seed}'
   )
+
+
+def _caption(name: str, label: int) -> str:
+  """Returns the class name, with its id in front where the font has no glyphs (Chinese, emoji, ...)."""
+  return f'{label}: {name}' if any(ord(letter) >= _FIRST_WITHOUT_GLYPH for letter in name) else name
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

@@ -39,15 +39,18 @@ def resize(image: np.ndarray, size: tuple[int, int], method: str) -> np.ndarray:
 
   'bilinear' and 'bicubic' do not antialias (as TF's resize by default): shrinking by much aliases. 'area'
   averages over source pixels, so it antialiases, and is the better choice for shrinking; where an axis grows,
-  it means 'bilinear'.
+  it means 'bilinear'. 'bilinear_antialias' and 'bicubic_antialias' are Pillow's filters, wider the more an
+  image shrinks: what timm, transformers and torchvision evaluate with.
 
   Args:
     image: uint8 [h, w, 3].
-    method: 'nearest', 'bilinear', 'bicubic' or 'area'.
+    method: one of config.schema.INTERPOLATIONS.
   """
   height, width = size
   if image.shape[:2] == (height, width):
     return image
+  if method in _PIL_METHOD:
+    return np.asarray(Image.fromarray(image).resize((width, height), _PIL_METHOD[method]))
   if method == 'area':
     shrinks = image.shape[0] >= height and image.shape[1] >= width
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

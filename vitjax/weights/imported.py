@@ -175,7 +175,7 @@ def nearest_variant(
   num_heads: int,
   patch_size: int,
   stem_units: tuple[int, ...] = (),
-) -> tuple[str, dict[str, int]]:
+) -> tuple[str, dict[str, Any]]:
   """Returns (variant, size overrides for ModelConfig) of a transformer whose sizes were read from a file.
 
   Args:

@@ -40,6 +40,7 @@ class Placement:
     entry: how to read it.
     shape: its shape in the tree (still stacked).
     note: what is changed on the way.
+    zero_rows: leading zero rows of axis 1 that the file leaves out; `shape` counts them.
   """
 
   key: str
@@ -47,6 +48,7 @@ class Placement:
   entry: Entry
   shape: Shape
   note: str
+  zero_rows: int = 0
 
   @property
   def stacked(self) -> bool:
@@ -65,6 +67,9 @@ class Placement:
     array = self.entry.read()
     if array.dtype != BFLOAT16:
       array = array.astype(np.float32, copy=False)
+    if self.zero_rows:
+      zeros = np.zeros((array.shape[0], self.zero_rows, *array.shape[2:]), array.dtype)
+      array = np.concatenate([zeros, array], axis=1)
     array = array.reshape(self.shape)
     paths = list(self.targets())
     return {path: array[i] for i, path in enumerate(paths)} if self.stacked else {paths[0]: array}
@@ -83,7 +88,7 @@ def find_prefix(keys: Mapping[str, Any], prefixes: Sequence[str], marks: Sequenc
 
 
 def place(
-  entries: Mapping[str, Entry], *, prefix: str, aliases: Sequence[Alias], squeezed: str
+  entries: Mapping[str, Entry], *, prefix: str, aliases: Sequence[Alias], squeezed: Mapping[str, int]
 ) -> tuple[list[Placement], list[KeyRow], list[Problem]]:
   """Returns (placements, rows of unused keys, problems) for the arrays of a file.
 
@@ -91,7 +96,7 @@ def place(
     entries: the file's arrays.
     prefix: only names that begin with it are parameters; the rest is reported as unused.
     aliases: other spellings, all applied in order.
-    squeezed: regex of paths whose (1, 1, 1, c) arrays are vectors [c].
+    squeezed: {regex of paths: leading sides of 1 that 4-D arrays there have too many}.
   """
   placements, unused, problems = [], [], []
   for key, entry in entries.items():
@@ -102,9 +107,10 @@ def place(
     for alias in aliases:
       path = re.sub(alias.pattern, alias.name, path)
     shape = entry.shape
-    if len(shape) == 4 and shape[:3] == (1, 1, 1) and re.fullmatch(squeezed, path):
-      notes.append(f'{list(shape)} squeezed')
-      shape = shape[3:]
+    for pattern, ones in squeezed.items():
+      if len(shape) == 4 and shape[:ones] == (1,) * ones and re.fullmatch(pattern, path):
+        notes.append(f'{list(shape)} squeezed')
+        shape = shape[ones:]
     if entry.dtype != BFLOAT16 and entry.dtype.kind != 'f':
       problems.append(Problem(key, f'dtype {entry.dtype}', 'floating point'))
     elif entry.dtype not in (BFLOAT16, np.float32):

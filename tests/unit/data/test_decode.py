@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vitjax.data import decode
 from vitjax.data.decode import UnreadableError, decode_image
@@ -53,18 +53,12 @@ def test_grey_modes_are_repeated(tools):
   assert np.abs(jpeg.astype(int) - expected).max() < 12
 
 
-def test_sixteen_bits_keep_the_high_byte():
+def test_sixteen_bits_keep_the_high_byte(tools):
   values = (np.arange(24 * 32).reshape(24, 32) * 85).astype(np.uint16)
-  decoded = decode_image(tools_encode_16(values))
+  decoded = decode_image(tools.encode(values))
   np.testing.assert_array_equal(decoded[..., 0], values >> 8)
   assert decoded.max() > 200
   assert decoded.min() < 10
-
-
-def tools_encode_16(values):
-  buffer = io.BytesIO()
-  Image.fromarray(values).save(buffer, 'PNG')
-  return buffer.getvalue()
 
 
 def test_transparency_is_composited_on_white(tools):
@@ -102,8 +96,6 @@ def test_exif_orientation_is_applied(tools, orientation, file_format):
   exif = Image.Exif()
   exif[0x0112] = orientation
   data = tools.encode(Image.fromarray(tools.photo(5)), file_format, exif=exif)
-  from PIL import ImageOps
-
   expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
   np.testing.assert_array_equal(decode_image(data), expected)
   assert decode_image(data).shape == ((32, 24, 3) if orientation >= 5 else (24, 32, 3))
