@@ -1,6 +1,6 @@
 """Pretrain a ViT, hybrid or ResNet as the paper's Table 3 does, on a TFDS data set.
 
-Purpose: supervised pretraining at scale. The defaults are ViT-B/16 on ImageNet, 300 epochs (ViT, arXiv 2010.11929, Table 3).
+Purpose: supervised pretraining at scale. The defaults are ViT-B/16 on ImageNet, 300 epochs (arXiv 2010.11929, Table 3).
 
   vitjax train --config=configs/pretrain.py:model=B/16 --workdir=DIR --config.data.source.path=TFDS_DATA_DIR
   vitjax train --config=configs/pretrain.py:data=imagenet21k,model=L/16 --workdir=DIR       I21k, 90 epochs; TFDS has
@@ -9,7 +9,8 @@ Purpose: supervised pretraining at scale. The defaults are ViT-B/16 on ImageNet,
 
 Hardware: a pod for the real sizes; the same command runs on every host. ImageNet wants array_record preparation; a data
 set that TFDS prepared as tfrecord is read with --config.data.source.kind=tfrecord.
-Expected: after fine-tuning at 384 pixels, ImageNet top-1 77.91 % from ImageNet and 83.97 % from I21k for B/16 (Table 5).
+Expected: after fine-tuning at 384 pixels, B/16 reaches 77.91 % ImageNet top-1 from ImageNet, 83.97 % from I21k
+(Table 5).
 Arguments: model, data=imagenet|imagenet21k, smoke.
 """
 

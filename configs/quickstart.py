@@ -21,7 +21,7 @@ def get_config(arg: str = ''):
   config = default_config()
   config.seed = args.seed
   if args.model == 'vit':
-    config.model.variant = 'Ti/4'
+    config.model.variant = 'Ti/7'
     config.model.width = 64
     config.model.depth = 4
     config.model.mlp_dim = 256
@@ -52,12 +52,12 @@ def _pretrain(config):
   config.data.source = source_config(kind='mnist5k', split='train')
   config.data.image_size = (28, 28)
   config.data.shift = 3
-  config.optim.peak_lr = 1e-3
+  config.optim.peak_lr = 3e-3
   config.optim.warmup = '100 steps'
-  config.total = '16 epochs'
-  config.checkpoint.every = '8 epochs'
+  config.total = '30 epochs'
+  config.checkpoint.every = '10 epochs'
   config.evals = evaluators(
-    val=evaluator(source=source_config(kind='mnist5k', split='test'), batch_size=200, every='4 epochs')
+    val=evaluator(source=source_config(kind='mnist5k', split='test'), batch_size=200, every='5 epochs')
   )
 
 
@@ -65,7 +65,7 @@ def _transfer(config, args):
   config.data.source = source_config(
     kind='digits', split='train', examples_per_class=args.shots, subset_seed=args.seed
   )
-  config.data.image_size = (32, 32)
+  config.data.image_size = (35, 35)
   config.data.shift = 3
   config.data.batch_size = 50
   config.optim.peak_lr = 1e-3

@@ -8,8 +8,8 @@ resolution than in pretraining.
 
 DATA holds train/CLASS/*.jpg and val/CLASS/*.jpg. Look at what the model will see first:
   vitjax data --config=configs/transfer.py:data=/path/to/images,checkpoint=runs/pretrained --out=samples.png
-Arguments: data=FOLDER, checkpoint=WORKDIR ('' trains from scratch), model (that of the checkpoint), size (pixels), steps,
-lr, smoke.
+Arguments: data=FOLDER, checkpoint=WORKDIR ('' trains from scratch), model (that of the checkpoint), size (pixels),
+steps, lr, smoke.
 """
 
 from vitjax.config import default_config, evaluator, evaluators, parse_args, source_config

@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -33,7 +32,7 @@ class Loaded:
     step: optimiser steps done.
   """
 
-  model: nn.Module
+  model: Any
   params: Any
   preprocess: Preprocess
   class_names: tuple[str, ...]

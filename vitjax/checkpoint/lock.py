@@ -10,6 +10,7 @@ import logging
 import os
 import pathlib
 import socket
+import time
 
 from vitjax.errors import CheckpointError, Problem
 
@@ -28,6 +29,16 @@ def _forget_in_child() -> None:
 os.register_at_fork(after_in_child=_forget_in_child)
 
 
+def _take(descriptor: int) -> None:
+  # A job that was killed just now, or a child it forked, may need a moment to let go.
+  for _ in range(5):
+    try:
+      return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      time.sleep(0.1)
+  return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 class WorkdirLock:
   """Holds WORKDIR/.lock from construction until `release` or the death of the process (kill -9 included).
 
@@ -42,7 +53,7 @@ class WorkdirLock:
     self._path = workdir / '.lock'
     self._descriptor: int | None = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-      fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      _take(self._descriptor)
     except OSError as error:
       os.close(self._descriptor)
       self._descriptor = None

@@ -114,7 +114,7 @@ class HostCopy:
 def host_copies(tree: Any, prefix: str = '') -> dict[str, HostCopy]:
   """Returns {prefix + path: HostCopy} of every array; blocks until the copies are made.
 
-  The copies share no memory with device buffers, so the caller may donate or overwrite those at once.
+  The copies keep their values when the caller donates or overwrites the arrays afterwards.
 
   Args:
     tree: a pytree of jax or numpy arrays (global arrays of several processes included).
@@ -137,11 +137,9 @@ def _owned_parts(leaf: Any) -> list[tuple[tuple[int, ...], np.ndarray]]:
 
 
 def _private(leaf: Any) -> np.ndarray:
-  # On CPU (and for numpy) np.asarray is a view of the very buffer that the next training step may reuse.
-  if not isinstance(leaf, jax.Array):
-    return np.array(leaf)
-  on_cpu = next(iter(leaf.devices())).platform == 'cpu'
-  return np.array(leaf) if on_cpu else np.asarray(leaf)
+  # On CPU np.asarray is a view, and JAX does not reuse a donated buffer while a view of it lives. A numpy array
+  # may be overwritten in place at any time.
+  return np.asarray(leaf) if isinstance(leaf, jax.Array) else np.array(leaf)
 
 
 def _pool() -> concurrent.futures.ThreadPoolExecutor:

@@ -9,6 +9,7 @@ import math
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -73,7 +74,9 @@ class Store:
     if reading.any_process(failure is not None):
       raise failure or CheckpointError(f'{self.workdir} is in use by another job (see process 0)')
     self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix='vitjax-checkpoint')
-    self._remove_leftovers()
+    if self._is_main():
+      self._remove_tmp()
+      self._purge()
 
   def __enter__(self) -> Store:
     return self
@@ -132,6 +135,8 @@ class Store:
           [Problem(f'{self.directory}', f'steps {newer}', '', hint)],
         )
       self._discard(newer)
+    if self._is_main():
+      self._remove_tmp()
     meta_copy = self._checked_meta(meta)
     chosen = self._checked_metrics(metrics)
     items = {'params': params, 'opt_state': opt_state, 'aux': aux}
@@ -292,8 +297,6 @@ class Store:
 
   def _open_manager(self) -> ocp.CheckpointManager:
     if self._manager is None:
-      if self._config.keep_best is not None:
-        self._values |= {**_stored_values(self.directory, self._config.keep_best), **self._values}
       self._manager = writing.open_manager(self.directory, self._config, self._values)
     return self._manager
 
@@ -317,16 +320,16 @@ class Store:
       self._values.pop(step, None)
     _barrier('vitjax_discard')
 
-  def _remove_leftovers(self) -> None:
-    if self._is_main():
-      self._remove_tmp()
-      self._purge()
-
   def _remove_tmp(self) -> None:
-    entries = list(self.directory.iterdir()) if self.directory.is_dir() else []
-    for entry in entries:
-      if writing.TMP_MARK in entry.name:
+    # After a failure, writers of other items may go on for a moment: try until they are done.
+    for _ in range(50):
+      entries = list(self.directory.iterdir()) if self.directory.is_dir() else []
+      leftovers = [entry for entry in entries if writing.TMP_MARK in entry.name]
+      if not leftovers:
+        return
+      for entry in leftovers:
         shutil.rmtree(entry, ignore_errors=True)
+      time.sleep(0.02)
 
   def _purge(self) -> None:
     if self._is_main():
@@ -352,20 +355,6 @@ def _manifest_text(
 ) -> str:
   arrays = {path: copies.pop(path).digest() for path in list(copies)}
   return manifests.dump(Manifest(step, arrays, meta_sha256, metrics))
-
-
-def _stored_values(directory: pathlib.Path, metric: str) -> dict[int, float]:
-  """Returns {step: metric} of the stored steps that recorded it; a damaged manifest counts as none."""
-  values = {}
-  for step in reading.list_steps(directory):
-    try:
-      metrics = manifests.load(directory / str(step)).metrics
-    except CheckpointError as error:
-      logger.warning('%s', error)
-      continue
-    if metric in metrics:
-      values[step] = metrics[metric]
-  return values
 
 
 def _read_step(step_dir: pathlib.Path, step: int, wanted: Mapping[str, Any]) -> Restored:

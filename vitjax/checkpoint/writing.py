@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import dataclasses
+import logging
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +16,11 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers, future
 
 from vitjax.checkpoint import manifest as manifests
+from vitjax.checkpoint import reading
 from vitjax.config.schema import CheckpointConfig
+from vitjax.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
 
 # Old steps are renamed into this folder and then removed: a kill in mid-delete leaves no half step.
 DELETED = '.deleted'
@@ -79,6 +84,20 @@ class KeepBest(checkpoint_managers.PreservationPolicy):
     return [info.step == best for info in checkpoints]
 
 
+def _stored_values(directory: pathlib.Path, metric: str) -> dict[int, float]:
+  """Returns {step: metric} of the stored steps that recorded it; a damaged manifest counts as none."""
+  values = {}
+  for step in reading.list_steps(directory):
+    try:
+      metrics = manifests.load(directory / str(step)).metrics
+    except CheckpointError as error:
+      logger.warning('%s', error)
+      continue
+    if metric in metrics:
+      values[step] = metrics[metric]
+  return values
+
+
 def open_manager(
   directory: pathlib.Path, config: CheckpointConfig, values: dict[int, float]
 ) -> ocp.CheckpointManager:
@@ -86,9 +105,12 @@ def open_manager(
 
   Args:
     directory: WORKDIR/checkpoints.
-    config: keep_last and save_async.
-    values: step -> metric of keep_best; shared with the caller, who adds each new step before saving it.
+    config: keep_last, keep_best and save_async.
+    values: step -> metric of keep_best; shared with the caller, who adds each new step before saving it. The
+      stored steps that lack in it are read from disk.
   """
+  if config.keep_best is not None:
+    values |= {**_stored_values(directory, config.keep_best), **values}
   policies = [checkpoint_managers.LatestN(config.keep_last), KeepBest(values)]
   options = ocp.CheckpointManagerOptions(
     preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),

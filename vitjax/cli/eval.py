@@ -45,7 +45,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
   print(f'{args.checkpoint}: step {loaded.step}')
   for name, eval_config in recipe.evals.items():
     source = open_source(eval_config.source)
-    evaluator = build_evaluator(eval_config, recipe, objective=objective, source=source, mesh=mesh)
+    evaluator = build_evaluator(name, recipe, objective=objective, source=source, mesh=mesh)
     for key, value in evaluator.run(params).items():
       print(f'{name}/{key} = {value:.6g}')
   return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -61,6 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   except VitjaxError as error:
     print(f'vitjax {argv[0]}: {error}', file=sys.stderr)
     return EXIT_RUN_FAILED if isinstance(error, TrainingError) else EXIT_REFUSED
+  except BrokenPipeError:
+    # The reader of our output has gone, as in `vitjax ... | head`: nothing is left to say.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_RUN_FAILED
   except KeyboardInterrupt:
     print(f'vitjax {argv[0]}: interrupted', file=sys.stderr)
     return EXIT_INTERRUPTED

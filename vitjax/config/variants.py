@@ -1,6 +1,7 @@
 """The size table: what "B/16", "R50+B/16" or "R50x1" mean. Plain data, no jax, so that configs can be checked fast.
 
-Sizes: ViT (arXiv 2010.11929) Table 1, scaling ViT (2106.04560), So400m (2305.13035), ViT-22B (2302.05442), BiT (1912.11370).
+Sizes: ViT (arXiv 2010.11929) Table 1, scaling ViT (2106.04560), So400m (2305.13035), ViT-22B (2302.05442), BiT
+(1912.11370).
 """
 
 from __future__ import annotations

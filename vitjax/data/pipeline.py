@@ -10,9 +10,14 @@ from __future__ import annotations
 
 import abc
 import functools
+import logging
 import math
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
 from typing import Any
 
 import grain
@@ -26,6 +31,8 @@ from vitjax.data.preprocess import Preprocess
 from vitjax.data.sources import Source
 from vitjax.data.transforms import Augment, example_rng
 from vitjax.errors import ConfigError, DataError, Problem
+
+log = logging.getLogger('vitjax')
 
 Batch = dict[str, np.ndarray]
 _Row = dict[str, Any]
@@ -173,6 +180,8 @@ class Batches:
     chunks_per_step = local_size // examples.chunk_size
     chunks = grain.MapDataset.range(start_step * chunks_per_step, steps * chunks_per_step)
     self._iterator = iter(_parallel(chunks.map(examples), config, chunks_per_step))
+    if config.num_workers:
+      _start_workers(self._iterator)
 
   def __iter__(self) -> Iterator[Batch]:
     return self
@@ -205,6 +214,10 @@ class Batches:
       for index in ((first + i) % len(self._source) for i in range(count)):
         if index not in self.corrupt:
           self.corrupt[index] = self._reason(index)
+          found, budget = len(self.corrupt), self._source.max_corrupt
+          log.warning(
+            'unreadable record %d (%d of %d tolerated): %s', index, found, budget, self.corrupt[index]
+          )
     if len(self.corrupt) > self._source.max_corrupt or len(self.corrupt) == len(self._source):
       raise self._over_budget()
 
@@ -247,7 +260,7 @@ def _parallel(chunks: grain.MapDataset, config: DataConfig, chunks_per_step: int
   options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=config.prefetch)
   batches = chunks.batch(chunks_per_step, batch_fn=_concatenate).to_iter_dataset(options)
   return batches.mp_prefetch(
-    grain.MultiprocessingOptions(num_workers=config.num_workers), worker_init_fn=_start_worker
+    grain.MultiprocessingOptions(num_workers=config.num_workers), worker_init_fn=_init_worker
   )
 
 
@@ -259,11 +272,40 @@ def _concatenate(batches: Sequence[Batch]) -> Batch:
   return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def _start_worker(worker: int, num_workers: int) -> None:
-  """Lets a worker outlive SIGTERM and Ctrl-C: the main process saves first, and ends its workers itself."""
+def _start_workers(iterator: grain.DatasetIterator) -> None:
+  """Starts the worker processes with SIGTERM and Ctrl-C blocked from their first instruction on.
+
+  A signal to the whole process group would otherwise end workers that are still importing. The mask is inherited
+  by threads and processes, so a thread of its own sets it and starts them: the main thread's stays as it is.
+  """
+  # Python's resource tracker starts with the first process and would unblock the signals in passing.
+  resource_tracker.ensure_running()
+
+  def start() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    iterator.start_prefetch()
+
+  thread = threading.Thread(target=start, name='start-input-workers')
+  thread.start()
+  thread.join()
+
+
+def _init_worker(worker: int, num_workers: int) -> None:
+  """Lets a worker outlive SIGTERM and Ctrl-C, since the main process saves first and ends its workers itself.
+
+  When the main process is killed, nobody is left to end them: they leave on their own.
+  """
   del worker, num_workers
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
   signal.signal(signal.SIGINT, signal.SIG_IGN)
+  threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+  parent = multiprocessing.parent_process()
+  if parent is not None:
+    parent.join()
+    os._exit(1)
 
 
 def train_batches(

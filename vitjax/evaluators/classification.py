@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from vitjax.data import Batches
 from vitjax.objectives import Objective
 from vitjax.objectives.classification import classification_loss
+from vitjax.parallel.constrain import on_mesh
 from vitjax.parallel.mesh import to_global
 
-EvalBatches = Callable[[], Iterable[dict[str, np.ndarray]]]
+EvalBatches = Callable[[], Batches]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,7 @@ class ClassificationEvaluator:
   _step: Any = dataclasses.field(init=False, repr=False)
 
   def __post_init__(self):
-    object.__setattr__(self, '_step', jax.jit(self._count))
+    object.__setattr__(self, '_step', jax.jit(on_mesh(self.mesh, self._count)))
 
   def _count(self, params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Returns sums over one global batch; counts are int32, so they are exact in any order."""
@@ -61,9 +63,10 @@ class ClassificationEvaluator:
 
   def results(self, params: Any) -> Iterator[dict[str, jax.Array]]:
     """Yields the sums of each batch, still on device."""
-    for batch in self.batches():
-      rows = {name: batch[name] for name in ('image', 'label', 'weight')}
-      yield self._step(params, to_global(self.mesh, rows))
+    with self.batches() as batches:
+      for batch in batches:
+        rows = {name: batch[name] for name in ('image', 'label', 'weight')}
+        yield self._step(params, to_global(self.mesh, rows))
 
   def run(self, params: Any) -> dict[str, float]:
     """Returns 'accuracy_top1', 'accuracy_top5', 'loss' and 'num_examples' over the whole split."""

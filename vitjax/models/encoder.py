@@ -15,6 +15,8 @@ from vitjax.config.schema import ModelConfig
 from vitjax.config.variants import ViTSize
 from vitjax.models.attention import MultiHeadDotProductAttention
 from vitjax.models.embeddings import PositionTable
+from vitjax.parallel.constrain import constrain
+from vitjax.parallel.mesh import BATCH_AXES
 
 Array = jax.Array
 DType = Any
@@ -148,6 +150,8 @@ class EncoderBlock(nn.Module):
     """
     config = self.config
     positions = position_table(config, self.size, self.grid)() if has_tables_per_block(config) else shared
+    # Without a hint the compiler may gather the batch and split the features over fsdp instead.
+    x = constrain(x, BATCH_AXES)
     relative = positions if config.position == 'relative' else None
     if positions is not None and relative is None:
       x = x + positions
@@ -157,6 +161,7 @@ class EncoderBlock(nn.Module):
     else:
       x = x + self._drop(self._attention(self._norm()(x), relative), rate)
       x = x + self._drop(self._mlp(self._norm()(x)), rate)
+    x = constrain(x, BATCH_AXES)
     return x, x if self.return_tokens else None
 
   def _dtypes(self) -> dict[str, DType]:

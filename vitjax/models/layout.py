@@ -38,7 +38,7 @@ def stack_blocks(params: Any) -> dict[str, Any]:
       flat[path] = leaf
   depth: dict[str, int] = {}
   for (head, _), blocks in groups.items():
-    depth[head] = max(depth.get(head, 0), max(blocks) + 1)
+    depth[head] = max(*blocks, depth[head] - 1 if head in depth else -1) + 1
   problems = []
   for (head, tail), blocks in groups.items():
     missing = [i for i in range(depth[head]) if i not in blocks]

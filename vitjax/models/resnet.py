@@ -24,6 +24,8 @@ import jax
 import jax.numpy as jnp
 
 from vitjax.config.variants import ResNetVariant
+from vitjax.parallel.constrain import constrain
+from vitjax.parallel.mesh import BATCH_AXES
 
 Array = jax.Array
 DType = Any
@@ -83,13 +85,14 @@ class StdConv(nn.Module):
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     kernel = self.param('kernel', nn.initializers.lecun_normal(), shape, self.param_dtype)
     padding = self.padding if isinstance(self.padding, str) else [(self.padding, self.padding)] * 2
-    return jax.lax.conv_general_dilated(
+    y = jax.lax.conv_general_dilated(
       x.astype(self.dtype),
       self.standardize(kernel).astype(self.dtype),
       (self.stride, self.stride),
       padding,
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     )
+    return constrain(y, BATCH_AXES)
 
 
 class PostActUnit(nn.Module):

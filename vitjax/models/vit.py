@@ -17,6 +17,8 @@ from vitjax.models.embeddings import check_channels, check_images, check_patches
 from vitjax.models.encoder import Encoder
 from vitjax.models.heads import apply_head, pool_tokens
 from vitjax.models.resnet import apply_hybrid_stem
+from vitjax.parallel.constrain import constrain
+from vitjax.parallel.mesh import BATCH_AXES
 
 Array = jax.Array
 
@@ -102,4 +104,4 @@ class VisionTransformer(nn.Module):
       param_dtype=param_dtype,
       name='embedding',
     )
-    return embedding(x)
+    return constrain(embedding(x), BATCH_AXES)

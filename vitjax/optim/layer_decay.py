@@ -11,9 +11,7 @@ from vitjax import trees
 from vitjax.errors import ConfigError, Problem
 
 # Below the blocks: tokens, patches, stem positions, and the ResNet stem of a hybrid.
-_BOTTOM = re.compile(
-  r'cls|registers|(embedding|conv_root|gn_root|block\d+)/.*|Transformer/posembed_input/.*'
-)
+_BOTTOM = re.compile(r'cls|registers|(embedding|conv_root|gn_root|block\d+)/.*|Transformer/posembed_input/.*')
 _BLOCK = re.compile(r'Transformer/encoderblock_(\d+)/.*')
 _STACKED = re.compile(r'Transformer/encoderblock/.*')
 _TOP = re.compile(r'Transformer/encoder_norm/.*|(MAPHead_0|pool_norm|pre_logits|head)/.*')

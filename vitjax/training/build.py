@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import jax
@@ -77,7 +77,7 @@ class Run:
       name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (shape, dtype) in shapes.items()
     }
 
-  def batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
+  def batches(self, start_step: int) -> Generator[dict[str, jax.Array], None, None]:
     """Yields global batches from the one that follows `start_step` on."""
     data = self.recipe.data
     index, count = local_share(self.mesh, data.batch_size)
@@ -89,8 +89,9 @@ class Run:
       process_index=index,
       process_count=count,
     )
-    for batch in local:
-      yield to_global(self.mesh, {'image': batch['image'], 'label': batch['label']})
+    with local:
+      for batch in local:
+        yield to_global(self.mesh, {'image': batch['image'], 'label': batch['label']})
 
   def preprocess(self) -> Preprocess:
     """Returns how an image becomes an input: as the first evaluator does it, or a plain resize without one."""
@@ -140,8 +141,8 @@ def build(recipe: Recipe, *, devices: Sequence[jax.Device] | None = None) -> Run
     init_fn=jax.jit(on_mesh(mesh, init_fn), out_shardings=shardings),
     step_fn=jax.jit(on_mesh(mesh, train_step), donate_argnums=0, out_shardings=(shardings, None)),
     evaluators={
-      name: build_evaluator(config, recipe, objective=objective, source=eval_sources[name], mesh=mesh)
-      for name, config in recipe.evals.items()
+      name: build_evaluator(name, recipe, objective=objective, source=eval_sources[name], mesh=mesh)
+      for name in recipe.evals
     },
     total_steps=total_steps,
     stop_step=total_steps if recipe.stop_after is None else min(steps(recipe.stop_after), total_steps),

@@ -39,6 +39,8 @@ def _summary(run: Run) -> str:
   """Returns sizes, steps, FLOPs and memory, one fact a line."""
   state, data = run.abstract_state, run.recipe.data
   mib = 2**20
+  train_gflop = run.train_flops_per_example / 1e9
+  epochs = run.total_steps * data.batch_size / len(run.source)
   params = _bytes_per_device(state.params)
   parts = {
     'parameters': params,
@@ -51,9 +53,9 @@ def _summary(run: Run) -> str:
   axes = ' x '.join(f'{name} {size}' for name, size in run.mesh.shape.items())
   lines = {
     'parameters': f'{num_params(state.params):,}',
-    'FLOPs': f'{run.train_flops_per_example / 3 / 1e9:,.3f} GFLOP forward per image, {run.train_flops_per_example / 1e9:,.3f} to train',
+    'FLOPs': f'{train_gflop / 3:,.3f} GFLOP forward per image, {train_gflop:,.3f} to train',
     'data': f'{len(run.source):,} examples, {run.source.num_classes} classes, {run.source.fingerprint}',
-    'steps': f'{run.total_steps:,} of {data.batch_size} examples = {run.total_steps * data.batch_size / len(run.source):.4g} epochs'
+    'steps': f'{run.total_steps:,} of {data.batch_size} examples = {epochs:.4g} epochs'
     + (f', stopping after {run.stop_step:,}' if run.stop_step < run.total_steps else ''),
     'every': f'log {run.log_every}, save {run.save_every}'
     + ''.join(f', evaluate {name} {every}' for name, every in run.eval_every.items())

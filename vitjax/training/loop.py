@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import Any
+
+import jax
 
 from vitjax.checkpoint import Store
 from vitjax.training.build import Run
@@ -29,25 +33,31 @@ def train(run: Run, workdir: str | os.PathLike[str]) -> dict[str, float]:
   workdir.mkdir(parents=True, exist_ok=True)
   with Store(workdir, run.recipe.checkpoint) as store:
     state, start, last = restore_or_init(run, store)
-    reporter = Reporter(run, workdir, start)
-    try:
-      return _run_steps(run, store, reporter, state, start, last)
-    finally:
-      reporter.close()
+    with (
+      contextlib.closing(Reporter(run, workdir, start)) as reporter,
+      contextlib.closing(run.batches(start)) as batches,
+    ):
+      return _run_steps(run, store, reporter, batches, state, start, last)
 
 
 def _run_steps(
-  run: Run, store: Store, reporter: Reporter, state: TrainState, start: int, last: dict[str, float]
+  run: Run,
+  store: Store,
+  reporter: Reporter,
+  batches: Iterable[dict[str, jax.Array]],
+  state: TrainState,
+  start: int,
+  last: dict[str, float],
 ) -> dict[str, float]:
   """Runs steps start + 1 .. stop_step; returns the metrics of the last evaluations."""
   if start >= run.stop_step:
     return last
-  step_fn = reporter.timed('compiled the train step', lambda: _compile(run))
-  batches = run.batches(start)
+  with reporter.timed('compiled the train step'):
+    step_fn = run.step_fn.lower(run.abstract_state, run.abstract_batch()).compile()
   finite = FiniteWatch()
   reporter.begin()
-  for step in range(start + 1, run.stop_step + 1):
-    state, metrics = step_fn(state, next(batches))
+  for step, batch in zip(range(start + 1, run.stop_step + 1), batches, strict=False):
+    state, metrics = step_fn(state, batch)
     finite.add(step, metrics.pop('finite'))
     reporter.tick(step)
     row, evaluated = {}, {}
@@ -56,7 +66,8 @@ def _run_steps(
     for name, evaluator in run.evaluators.items():
       if _due(step, run.eval_every[name], run):
         finite.check()
-        result = reporter.excluded(lambda e=evaluator: e.run(_averaged(state)))
+        with reporter.excluded():
+          result = evaluator.run(_averaged(state))
         evaluated |= {f'{name}/{key}': value for key, value in result.items()}
     last |= evaluated
     if row or evaluated:
@@ -66,8 +77,8 @@ def _run_steps(
       finite.check()
       # A step that was not evaluated is no candidate for keep_best.
       candidate = evaluated if run.recipe.checkpoint.keep_best in evaluated else None
-      items = checkpoint_items(run, state, last)
-      reporter.excluded(lambda s=step, i=items, m=candidate: store.save(s, **i, metrics=m))
+      with reporter.excluded():
+        store.save(step, **checkpoint_items(run, state, last), metrics=candidate)
     store.check_for_errors()
   store.wait()
   return last
@@ -81,7 +92,3 @@ def _averaged(state: TrainState) -> Any:
 def _due(step: int, every: int, run: Run) -> bool:
   """Whether something that happens `every` steps happens now; the last step always counts."""
   return step == run.stop_step or (every > 0 and step % every == 0)
-
-
-def _compile(run: Run) -> Any:
-  return run.step_fn.lower(run.abstract_state, run.abstract_batch()).compile()

@@ -59,4 +59,4 @@ def _truncate(path: pathlib.Path, last_step: int) -> None:
   rows = [row for row in read_metrics(path.parent) if row['step'] <= last_step]
   scratch = path.with_suffix('.jsonl.tmp')
   scratch.write_text(''.join(json.dumps(row) + '\n' for row in rows), encoding='utf-8')
-  os.replace(scratch, path)
+  scratch.replace(path)

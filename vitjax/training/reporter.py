@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Iterator
 
 from vitjax.parallel.distributed import is_main
 from vitjax.training.build import Run
 from vitjax.training.metrics import MetricsWriter
 from vitjax.training.progress import ProgressDisplay, Throughput
-
-T = TypeVar('T')
 
 
 class Reporter:
@@ -34,19 +32,19 @@ class Reporter:
     if start:
       self._display.note(f'resuming {workdir} from step {start}')
 
-  def timed(self, what: str, work: Callable[[], T]) -> T:
-    """Returns work() and says how long it took."""
+  @contextlib.contextmanager
+  def timed(self, what: str) -> Iterator[None]:
+    """Says how long the block took."""
     began_s = time.perf_counter()
-    result = work()
+    yield
     self._display.note(f'{what} in {time.perf_counter() - began_s:.1f} s')
-    return result
 
-  def excluded(self, work: Callable[[], T]) -> T:
-    """Runs work() outside the measured training time."""
+  @contextlib.contextmanager
+  def excluded(self) -> Iterator[None]:
+    """Leaves the block out of the measured training time."""
     began_s = time.perf_counter()
-    result = work()
+    yield
     self._speed.exclude(time.perf_counter() - began_s)
-    return result
 
   def begin(self) -> None:
     """Starts the clock of the first lap."""

@@ -12,7 +12,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import vitjax
-
 from vitjax.checkpoint import Store, initialize_from, read_meta, restore_params
 from vitjax.config import recipe_from_json, recipe_to_json
 from vitjax.config.schema import ModelConfig

@@ -43,11 +43,11 @@ def read_weights(path: Path, *, grid: tuple[int, int] | None = None, position: s
     raise CheckpointError(f'{file} takes no such argument', [problem])
   if kind == 'onnx':
     return _format('onnx').load(str(file), grid=grid)
-  entries, metadata = read_safetensors(file)
+  entries, _ = read_safetensors(file)
   shapes = _shapes(entries)
   for name in ('huggingface', 'timm'):
     if _format(name).recognises(shapes, config):
-      return _format(name).load(str(file), entries, config, grid=grid, metadata=metadata)
+      return _format(name).load(str(file), entries, config, grid=grid)
   raise _unknown(file, entries, 'the arrays of a Hugging Face or timm Vision Transformer')
 
 

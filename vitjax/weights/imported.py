@@ -108,12 +108,14 @@ class Exported:
     config: content of the config.json that goes with them; None: the format has none.
     lost: what the format has no place for and a reader must know, one sentence each.
     metadata: text that safetensors carries in its header.
+    preprocessor: content of the preprocessor_config.json that goes with them; None: the format has none.
   """
 
   arrays: dict[str, np.ndarray]
   config: dict[str, Any] | None = None
   lost: tuple[str, ...] = ()
   metadata: dict[str, str] = dataclasses.field(default_factory=dict)
+  preprocessor: dict[str, Any] | None = None
 
 
 def expected_shapes(model: ModelConfig, *, num_classes: int, image_size: Size) -> dict[str, Shape]:

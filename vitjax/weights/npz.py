@@ -32,7 +32,6 @@ from vitjax.weights.entries import Entry
 from vitjax.weights.imported import (
   Exported,
   Imported,
-  ImportReport,
   Shape,
   Size,
   expected_shapes,
@@ -46,9 +45,13 @@ from vitjax.weights.placing import (
   Alias,
   Placement,
   find_prefix,
+  lost_by_npz,
   mismatches,
   place,
+  preprocess_assumption,
+  preprocess_checks,
   read_params,
+  report_of,
   shapes_of,
   stored_dtype,
 )
@@ -76,6 +79,14 @@ _OLD_NUMBERS = (
   (rf'{_BLOCK}MlpBlock_0/', r'\1MlpBlock_3/'),
 )
 _GROUP_NORM = r'(gn_root|block\d+/unit\d+/gn(\d|_proj))/(scale|bias)'
+# Knobs that files show by their keys and shapes, and those that are no part of the function. All others must
+# have their defaults, or a reader would compute something else.
+_EXPRESSED = (
+  'variant', 'num_classes', 'width', 'depth', 'mlp_dim', 'num_heads', 'patch_size', 'pool', 'position',
+  'representation_size', 'qk_norm', 'parallel_blocks', 'dropout_rate', 'attention_dropout_rate',
+  'stochastic_depth_rate', 'head_bias_init', 'layers', 'remat', 'dtype', 'param_dtype',
+)  # fmt: skip
+GELU_ASSUMPTION = 'gelu: the tanh approximation, as in the code of the released models'
 _INDEX = re.compile(r'Transformer/encoderblock_(\d+)/.*')
 _UNIT = re.compile(r'block(\d+)/unit(\d+)/.*')
 
@@ -112,7 +123,7 @@ def load(
   placements, unused, problems = place(entries, prefix=prefix, aliases=ALIASES, squeezed={_GROUP_NORM: 3})
   raise_problems(f'{path} does not fit', problems)
   model = _model_of(path, shapes_of(placements))
-  placements, model, size, assumed = _positions(path, placements, model, grid, position)
+  placements, model, size = _positions(path, placements, model, grid, position)
   model = dataclasses.replace(model, param_dtype=stored_dtype(placements))
   shapes = shapes_of(placements)
   num_classes = shapes['head/kernel'][-1] if 'head/kernel' in shapes else 0
@@ -120,6 +131,7 @@ def load(
   raise_problems(
     f'{path} does not fit {model.variant}, as which it was read', mismatches(placements, expected)
   )
+  assumed = [preprocess_assumption(size), GELU_ASSUMPTION]
   if model.pool == 'gap':
     assumed.append('pool: the mean of the tokens, since there is neither a class token nor attention pooling')
   return Imported(
@@ -130,16 +142,8 @@ def load(
     params=read_params(placements),
     preprocess=Preprocess(size),
     class_names=None,
-    assumed=tuple([*assumed, *assumptions(size)]),
-    report=ImportReport(tuple([*(placement.row() for placement in placements), *unused])),
-  )
-
-
-def assumptions(size: Size) -> tuple[str, ...]:
-  """Returns what is taken from the habits of the released models, since no .npz file says it."""
-  return (
-    f'preprocess: plain bilinear resize to {size[0]}x{size[1]}, pixels scaled to [-1, 1]; .npz files do not say',
-    'gelu: the tanh approximation, as in the code of the released models',
+    assumed=tuple(assumed),
+    report=report_of(placements, unused),
   )
 
 
@@ -203,8 +207,8 @@ def _stem_units(shapes: Mapping[str, Shape]) -> tuple[int, ...]:
 
 def _positions(
   path: str, placements: list[Placement], model: ModelConfig, grid: Size | None, position: str | None
-) -> tuple[list[Placement], ModelConfig, Size, list[str]]:
-  """Returns (placements with a class row where the file folded it, model, image size, what was assumed).
+) -> tuple[list[Placement], ModelConfig, Size]:
+  """Returns (placements with a class row where the file folded it, model, image size).
 
   Raises:
     CheckpointError: the grid or the kind of positions must be given, or contradicts the file.
@@ -212,7 +216,6 @@ def _positions(
   variant = resolve_variant(model)
   assert isinstance(variant, ViTVariant), model.variant
   table = next((placement for placement in placements if placement.path == POSITIONS), None)
-  assumed: list[str] = []
   if table is None:
     found_grid = _told_grid(path, grid, position)
     model = dataclasses.replace(model, position=position)
@@ -232,7 +235,7 @@ def _positions(
       shape = (table.shape[0], table.shape[1] + 1, table.shape[2])
       grown = dataclasses.replace(table, shape=shape, note=note, zero_rows=1)
       placements = [grown if placement is table else placement for placement in placements]
-  return placements, model, (found_grid[0] * variant.downsample, found_grid[1] * variant.downsample), assumed
+  return placements, model, (found_grid[0] * variant.downsample, found_grid[1] * variant.downsample)
 
 
 def _told_grid(path: str, grid: Size | None, position: str | None) -> Size:
@@ -260,7 +263,13 @@ def _grid_and_fold(table: Placement, model: ModelConfig, grid: Size | None) -> t
     outcome = grid_of(num_rows - (not folded), grid, where=table.key)
     if not isinstance(outcome, Problem):
       return folded, outcome
-  return False, grid_of(num_rows - 1, grid, where=table.key)
+  if grid is None:
+    wanted = 'a square number, or one more with a row for the class token'
+    return False, Problem(
+      table.key, f'{num_rows} positions', wanted, 'Give grid=(rows, columns) of the patches'
+    )
+  wanted = f'{grid[0] * grid[1]} for grid={tuple(grid)}, or one more with a row for the class token'
+  return False, Problem(table.key, f'{num_rows} positions', wanted)
 
 
 def export(
@@ -308,7 +317,7 @@ def export(
   if prefix is None:
     prefix = 'params/' if layout == 'big_vision' else ''
   named = {prefix + path: array for path, array in arrays.items()}
-  return Exported(named, lost=_lost(image_size, preprocess, class_names))
+  return Exported(named, lost=(*lost_by_npz(preprocess, class_names), *_lost_grid(image_size)))
 
 
 def _unspeakable(
@@ -326,27 +335,19 @@ def _unspeakable(
   size = variant.size
   form = ViTSize(size.width, size.depth, size.mlp_dim, size.num_heads, qk_norm=size.qk_norm)
   hint = "layout='big_vision' has it"
-  checks = (
+  checks = [
     (model.position in tables, 'model.position', model.position, f'one of {", ".join(tables)}', none),
-    (model.position_at == 'stem', 'model.position_at', model.position_at, "'stem'", none),
     (model.pool in pools, 'model.pool', model.pool, f'one of {", ".join(pools)}', hint),
-    (model.num_registers == 0, 'model.num_registers', model.num_registers, '0', none),
-    (model.layer_scale_init is None, 'model.layer_scale_init', model.layer_scale_init, 'None', none),
     (size == form, 'model.parallel_blocks', model.variant, 'sequential blocks with all biases', none),
     (layout != 'official' or not size.qk_norm, 'model.qk_norm', True, 'False', "layout='linen' has it"),
-    (model.gelu == 'tanh', 'model.gelu', model.gelu, "'tanh', which readers take for granted", none),
-    (model.norm_eps == 1e-6, 'model.norm_eps', model.norm_eps, '1e-6, which readers take for granted', none),
     (new or not scanned, 'scanned', scanned, 'False', hint),
-    (set(preprocess.mean) == {0.5}, 'preprocess.mean', preprocess.mean, '0.5: pixels in [-1, 1]', none),
-    (set(preprocess.std) == {0.5}, 'preprocess.std', preprocess.std, '0.5: pixels in [-1, 1]', none),
-    (
-      preprocess.image_size == image_size,
-      'preprocess.image_size',
-      preprocess.image_size,
-      str(image_size),
-      none,
-    ),
-  )
+    *preprocess_checks(image_size, preprocess),
+  ]
+  for field in dataclasses.fields(ModelConfig):
+    if field.name not in _EXPRESSED:
+      value = getattr(model, field.name)
+      wanted = f'{field.default!r}, which readers take for granted'
+      checks.append((value == field.default, f'model.{field.name}', value, wanted, none))
   return [
     Problem(where, repr(found), wanted, hint) for good, where, found, wanted, hint in checks if not good
   ]
@@ -363,9 +364,7 @@ def _fold(arrays: Mapping[str, np.ndarray], model: ModelConfig) -> dict[str, np.
     if model.pool == 'token':
       row, table = table[:, :1], table[:, 1:]
       if row.any():
-        folded['cls'] = (folded['cls'].astype(np.float32) + row.astype(np.float32)).astype(
-          folded['cls'].dtype
-        )
+        folded['cls'] = folded['cls'].astype(np.float32) + row.astype(np.float32)
     folded['pos_embedding'] = table
   return folded
 
@@ -382,13 +381,6 @@ def _old_group_norm(path: str, array: np.ndarray) -> np.ndarray:
   return array.reshape(1, 1, 1, -1) if re.fullmatch(_GROUP_NORM, path) else array
 
 
-def _lost(size: Size, preprocess: Preprocess, class_names: Sequence[str] | None) -> tuple[str, ...]:
-  """Returns what the file cannot hold and a reader must be told."""
-  lost = []
-  if class_names:
-    lost.append(f'the names of the {len(class_names)} classes')
-  if preprocess.interpolation != 'bilinear' or preprocess.resize_short is not None:
-    lost.append(f'the preprocessing: {preprocess.to_json()}')
-  if size[0] != size[1]:
-    lost.append(f'the grid of the positions, for images of {size[0]}x{size[1]}: readers must be told')
-  return tuple(lost)
+def _lost_grid(size: Size) -> tuple[str, ...]:
+  """Returns that readers must be told the grid, where they would take it for a square."""
+  return () if size[0] == size[1] else (f'the grid of the positions, for images of {size[0]}x{size[1]}',)

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from vitjax import trees
+from vitjax.data.preprocess import Preprocess
 from vitjax.errors import Problem
 from vitjax.weights.entries import BFLOAT16, Entry
-from vitjax.weights.imported import KeyRow, Shape, fit_problems
+from vitjax.weights.imported import ImportReport, KeyRow, Shape, Size, fit_problems
 
 # Deeper than any network; a file cannot make us count to a billion.
 MAX_DEPTH = 512
@@ -163,3 +164,36 @@ def read_params(placements: Sequence[Placement]) -> dict[str, Any]:
 def stored_dtype(placements: Sequence[Placement]) -> str:
   """Returns 'bfloat16' when all arrays are, else 'float32': ModelConfig.param_dtype."""
   return 'bfloat16' if all(p.entry.dtype == BFLOAT16 for p in placements) else 'float32'
+
+
+def report_of(placements: Sequence[Placement], unused: Sequence[KeyRow]) -> ImportReport:
+  """Returns the report of a file: what was loaded, then what is unused."""
+  return ImportReport((*(placement.row() for placement in placements), *unused))
+
+
+def preprocess_assumption(size: Size) -> str:
+  """Returns what is taken for granted of the inputs, since no .npz file says it."""
+  how = f'plain bilinear resize to {size[0]}x{size[1]}, pixels scaled to [-1, 1]'
+  return f'preprocess: {how}, as in the code of the released models'
+
+
+def preprocess_checks(image_size: Size, preprocess: Preprocess) -> list[tuple[bool, str, Any, str, str]]:
+  """Returns (good, where, found, expected, hint) of what readers of .npz files take for granted of the inputs."""
+  hint = 'An .npz file does not say; other formats do'
+  half = '0.5 per channel: pixels in [-1, 1]'
+  size = preprocess.image_size
+  return [
+    (set(preprocess.mean) == {0.5}, 'preprocess.mean', preprocess.mean, half, hint),
+    (set(preprocess.std) == {0.5}, 'preprocess.std', preprocess.std, half, hint),
+    (tuple(size) == tuple(image_size), 'preprocess.image_size', size, str(image_size), hint),
+  ]
+
+
+def lost_by_npz(preprocess: Preprocess, class_names: Sequence[str] | None) -> tuple[str, ...]:
+  """Returns what an .npz file cannot hold and a reader must be told."""
+  lost = []
+  if class_names:
+    lost.append(f'the names of the {len(class_names)} classes')
+  if preprocess.interpolation != 'bilinear' or preprocess.resize_short is not None:
+    lost.append(f'the preprocessing: {preprocess.to_json()}')
+  return tuple(lost)

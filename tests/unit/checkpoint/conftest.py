@@ -32,7 +32,10 @@ class Sample:
       'raw_rng': jax.random.key_data(jax.random.key(seed + 1)),
       'count': np.int64(2**40 + seed),
     }
-    return {'params': params, 'opt_state': optimizer.init(params), 'aux': aux}
+    opt_state = jax.tree.map(
+      lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype) if x.ndim else x + 3, optimizer.init(params)
+    )
+    return {'params': params, 'opt_state': opt_state, 'aux': aux}
 
   def abstract(self, trees, devices=1):
     """Returns abstract trees for one device, or sharded over eight."""

@@ -7,6 +7,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -82,12 +83,15 @@ def test_the_saved_values_are_those_at_the_call(tmp_path, sample, devices):
   aux = {'counts': np.arange(1000)}
   step = jax.jit(lambda p: jax.tree.map(lambda x: x * 0 - 1, p), donate_argnums=0)
   step.lower(params).compile()
+  overwritten = threading.Event()
   with Store(tmp_path) as store:
+    store._worker.submit(overwritten.wait)  # holds the digests back until the buffers have changed
     store.save(1, params=params, opt_state={}, aux=aux, meta={})
     for _ in range(3):
       params = step(params)
     aux['counts'][:] = -5
     jax.block_until_ready(params)
+    overwritten.set()
     restored = store.restore(params=params, opt_state={}, aux={'counts': np.zeros(1000, int)})
   np.testing.assert_array_equal(restored.params['kernel'], kernel)
   np.testing.assert_array_equal(restored.aux['counts'], np.arange(1000))
@@ -202,7 +206,9 @@ def test_a_second_job_is_refused_by_name(tmp_path):
 
 def test_a_forked_child_does_not_keep_the_lock(tmp_path):
   fork = 'child = os.fork(); print(child, flush=True) if child else time.sleep(60); os._exit(0)'
-  with subprocess.Popen([sys.executable, '-c', TAKE_LOCK + fork, str(tmp_path)], stdout=subprocess.PIPE) as job:
+  with subprocess.Popen(
+    [sys.executable, '-c', TAKE_LOCK + fork, str(tmp_path)], stdout=subprocess.PIPE
+  ) as job:
     child = int(job.stdout.readline())
     job.wait()
   Store(tmp_path).close()

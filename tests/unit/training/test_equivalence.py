@@ -6,7 +6,6 @@ import pytest
 import tiny
 
 from vitjax.models.layout import stack_blocks
-
 from vitjax.training import build
 
 NUM_STEPS = 20
