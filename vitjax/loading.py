@@ -71,6 +71,41 @@ class Loaded:
       yield np.asarray(normalize(raw, self.preprocess.mean, self.preprocess.std))
 
 
+@dataclasses.dataclass(frozen=True)
+class StoredRun:
+  """What a vitjax checkpoint holds besides optimiser state.
+
+  Attributes:
+    params: the weights that evaluation used: averaged ones where optim.ema_decay is set.
+    recipe: what the run was asked to do.
+    meta: the JSON beside the arrays: 'preprocess', 'class_names', 'metrics', 'versions' ...
+    step: optimiser steps done.
+  """
+
+  params: Any
+  recipe: Recipe
+  meta: dict[str, Any]
+  step: int
+
+
+def read_run(source: str | os.PathLike[str], *, as_numpy: bool = False) -> StoredRun:
+  """Returns the verified weights and the recipe of a vitjax workdir (its newest step) or checkpoint step.
+
+  Args:
+    source: a workdir, WORKDIR/checkpoints, or one step's folder.
+    as_numpy: leave the arrays in host memory; otherwise they are on the first local device.
+
+  Raises:
+    CheckpointError: no checkpoint there, or a damaged one, with the array's name.
+    ConfigError: a stored recipe of another version that this one cannot read.
+  """
+  found = open_checkpoint(source)
+  meta = read_meta(found.path)
+  recipe = recipe_from_json(meta['recipe'])
+  subtree = 'params' if recipe.optim.ema_decay is None else 'aux/ema_params'
+  return StoredRun(restore_params(found.path, subtree=subtree, as_numpy=as_numpy), recipe, meta, found.step)
+
+
 def load(source: str | os.PathLike[str]) -> Loaded:
   """Returns the model of a vitjax workdir or checkpoint step, whatever topology wrote it.
 
@@ -81,14 +116,12 @@ def load(source: str | os.PathLike[str]) -> Loaded:
     CheckpointError: no checkpoint there, or a damaged one, with the array's name.
     ConfigError: a stored recipe of another version that this one cannot read.
   """
-  meta = read_meta(source)
-  recipe = recipe_from_json(meta['recipe'])
-  params = restore_params(source)
+  run = read_run(source)
   return Loaded(
-    model=build_model(recipe.model, num_classes=recipe.model.num_classes),
-    params=params,
-    preprocess=Preprocess.from_json(meta['preprocess']),
-    class_names=tuple(meta['class_names']),
-    recipe=recipe,
-    step=open_checkpoint(source).step,
+    model=build_model(run.recipe.model, num_classes=run.recipe.model.num_classes),
+    params=run.params,
+    preprocess=Preprocess.from_json(run.meta['preprocess']),
+    class_names=tuple(run.meta['class_names']),
+    recipe=run.recipe,
+    step=run.step,
   )

@@ -107,7 +107,7 @@ def bit(x, p, units, groups, small_root):
     return group_norm(x, p, groups, 1e-5)
 
   root = by_variance(p['root_block']['conv_root'])
-  x = conv(x, root, 1, 1) if small_root else max_pool(conv(x, root, 2, 3), 1, 0.0)
+  x = conv(x, root, 2, 1) if small_root else max_pool(conv(x, root, 2, 3), 1, 0.0)
   for b, num_units in enumerate(units, start=1):
     for u in range(1, num_units + 1):
       q = p[f'block{b}'][f'unit{u:02d}']

@@ -49,8 +49,8 @@ class ResNetVariant:
     units: residual units per stage; each stage after the first halves the resolution.
     width: channels of the root, 64 times the multiple in the name.
     groups: groups of each GroupNorm; divides width.
-    small_root: for small images: the root is one 3x3 convolution of stride 1, without pooling, instead of 7x7
-      of stride 2 and max-pooling, so that the whole network downsamples by 2^(stages-1).
+    small_root: for small images: the root is one 3x3 convolution of stride 2, without pooling, instead of 7x7
+      of stride 2 and max-pooling, so that the whole network downsamples by 2^stages.
   """
 
   units: tuple[int, ...]
@@ -81,7 +81,7 @@ RESNET_UNITS = {'R50': (3, 4, 6, 3), 'R101': (3, 4, 23, 3), 'R152': (3, 8, 36, 3
 # stage 4 removed and its layers moved to stage 3; /32 is the output of a regular stage 4.
 STEM_UNITS = {('R50', 16): (3, 4, 9), ('R50', 32): (3, 4, 6, 3), ('R26', 32): (2, 2, 2, 2)}
 
-TINY_RESNET = ResNetVariant((1, 1, 1), width=16, groups=4, small_root=True)
+TINY_RESNET = ResNetVariant((1, 1, 1), width=8, groups=4, small_root=True)
 
 _VIT_PATTERN = re.compile(r'(?:(?P<stem>R\d+)\+)?(?P<size>[A-Za-z0-9]+?)/(?P<patch>\d+)')
 _RESNET_PATTERN = re.compile(r'(?P<units>R\d+)x(?P<width>\d+)')

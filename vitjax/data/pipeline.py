@@ -17,6 +17,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent import futures
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -180,8 +181,7 @@ class Batches:
     chunks_per_step = local_size // examples.chunk_size
     chunks = grain.MapDataset.range(start_step * chunks_per_step, steps * chunks_per_step)
     self._iterator = iter(_parallel(chunks.map(examples), config, chunks_per_step))
-    if config.num_workers:
-      _start_workers(self._iterator)
+    self._first = _start_workers(self._iterator) if config.num_workers else None
 
   def __iter__(self) -> Iterator[Batch]:
     return self
@@ -193,7 +193,11 @@ class Batches:
       StopIteration: the evaluation split is finished.
       DataError: more unreadable records than max_corrupt, or a label out of range; all of them named.
     """
-    batch = next(self._iterator)
+    if self._first is not None:
+      first, self._first = self._first, None
+      batch = first.result()
+    else:
+      batch = next(self._iterator)
     asked, skipped = batch.pop('asked'), batch.pop('skipped')
     if skipped.any():
       try:
@@ -237,6 +241,8 @@ class Batches:
 
   def close(self) -> None:
     """Ends threads and worker processes; does nothing the second time."""
+    if self._first is not None:
+      futures.wait([self._first])
     self._iterator.close()
 
   def __enter__(self) -> Batches:
@@ -252,9 +258,8 @@ def _parallel(chunks: grain.MapDataset, config: DataConfig, chunks_per_step: int
     buffered = config.prefetch * chunks_per_step
     options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=buffered)
     return chunks.to_iter_dataset(options).batch(chunks_per_step, batch_fn=_concatenate)
-  if (
-    not flags.FLAGS.is_parsed()
-  ):  # Grain hands absl's flags to its workers; outside app.run nobody has parsed them.
+  # Grain hands absl's flags to its workers; outside app.run nobody has parsed them.
+  if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
   # Workers take turns at whole batches, so their number does not show in the result.
   options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=config.prefetch)
@@ -272,22 +277,20 @@ def _concatenate(batches: Sequence[Batch]) -> Batch:
   return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def _start_workers(iterator: grain.DatasetIterator) -> None:
-  """Starts the worker processes with SIGTERM and Ctrl-C blocked from their first instruction on.
+def _start_workers(iterator: grain.DatasetIterator) -> futures.Future[Batch]:
+  """Starts the worker processes, deaf to SIGTERM and Ctrl-C from the start; returns the first batch to come.
 
-  A signal to the whole process group would otherwise end workers that are still importing. The mask is inherited
-  by threads and processes, so a thread of its own sets it and starts them: the main thread's stays as it is.
+  A signal to the whole process group would otherwise end workers that are still importing, before `_init_worker`.
+  Grain starts them from threads, at the first batch. Threads and processes inherit the signal mask of the thread
+  that makes them, so a thread with these signals blocked asks for that batch; the main thread's mask stays.
   """
   # Python's resource tracker starts with the first process and would unblock the signals in passing.
   resource_tracker.ensure_running()
-
-  def start() -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
-    iterator.start_prefetch()
-
-  thread = threading.Thread(target=start, name='start-input-workers')
-  thread.start()
-  thread.join()
+  blocked = (signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+  starter = futures.ThreadPoolExecutor(1, 'input-start', signal.pthread_sigmask, blocked)
+  first = starter.submit(next, iterator)
+  starter.shutdown(wait=False)
+  return first
 
 
 def _init_worker(worker: int, num_workers: int) -> None:

@@ -71,7 +71,7 @@ def _stem_flops(units: tuple[int, ...], image_size: tuple[int, int]) -> tuple[in
 
 
 def _resnet_flops(variant: ResNetVariant, image_size: tuple[int, int], num_classes: int) -> int:
-  grid, side = (image_size, 3) if variant.small_root else (_halve(image_size), 7)
+  grid, side = _halve(image_size), 3 if variant.small_root else 7
   root = 2 * math.prod(grid) * side * side * _CHANNELS * variant.width
   total, _, channels = _stages_flops(
     variant.units, variant.width, grid if variant.small_root else _halve(grid)

@@ -213,7 +213,7 @@ class PreActUnit(nn.Module):
 
 
 class RootBlock(nn.Module):
-  """The first layers of BiT: 7x7 stride 2 and max-pool, or one 3x3 convolution for small images.
+  """The first layers of BiT: 7x7 stride 2 and max-pool, or one 3x3 of stride 2 for small images.
 
   No norm and no relu: the first unit begins with them.
   """
@@ -229,7 +229,7 @@ class RootBlock(nn.Module):
       StdConv, standardize=standardize_by_variance, dtype=self.dtype, param_dtype=self.param_dtype
     )
     if self.small_root:
-      return conv(self.width, 3, padding=1, name='conv_root')(x)
+      return conv(self.width, 3, 2, padding=1, name='conv_root')(x)
     x = conv(self.width, 7, 2, padding=3, name='conv_root')(x)
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # zeros, unlike nn.max_pool's own padding
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding='VALID')

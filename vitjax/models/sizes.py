@@ -50,14 +50,6 @@ def num_prefix_tokens(config: ModelConfig) -> int:
   return int(config.pool == 'token') + config.num_registers
 
 
-def token_grid(config: ModelConfig, image_size: tuple[int, int]) -> tuple[int, int] | None:
-  """Returns the (rows, columns) of patch tokens of images [h, w]; None for a ResNet, which has no tokens."""
-  variant = resolve_variant(config)
-  if isinstance(variant, ResNetVariant):
-    return None
-  return image_size[0] // variant.downsample, image_size[1] // variant.downsample
-
-
 def _override(variant: ViTVariant, config: ModelConfig) -> ViTVariant:
   """Returns the variant with every size knob that is not None put in."""
   knobs = {name: getattr(config, name) for name in _SIZE_KNOBS if getattr(config, name) is not None}

@@ -12,11 +12,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import vitjax
-from vitjax.checkpoint import Store, initialize_from, read_meta, restore_params
-from vitjax.config import recipe_from_json, recipe_to_json
-from vitjax.config.schema import ModelConfig
+from vitjax.checkpoint import Store, explain_differences, initialize_from
+from vitjax.config import recipe_to_json
 from vitjax.errors import CheckpointError, Problem
-from vitjax.models.sizes import token_grid
+from vitjax.loading import read_run
 from vitjax.parallel.distributed import is_main
 from vitjax.training.build import Run
 from vitjax.training.state import TrainState
@@ -89,10 +88,8 @@ def _check_same_data(run: Run, store: Store, step: int, meta: dict[str, Any]) ->
 def _transfer(run: Run, state: TrainState, source: str) -> TrainState:
   """Returns `state` with the weights of another checkpoint, as init.* asks; logs the report of every key."""
   init = run.recipe.init
-  old_recipe = recipe_from_json(read_meta(source)['recipe'])
-  old_params = restore_params(source, as_numpy=True)
-  old, new = old_recipe.model, run.recipe.model
-  known = flatten(old_params)
+  old = read_run(source, as_numpy=True)
+  known = flatten(old.params)
 
   def on_host(path: str, leaf: jax.Array) -> Any:
     """Returns what initialize_from needs of a fresh parameter: its values only where no old one replaces them."""
@@ -101,32 +98,21 @@ def _transfer(run: Run, state: TrainState, source: str) -> TrainState:
 
   params, report = initialize_from(
     map_with_path(on_host, state.params),
-    old_params,
+    old.params,
     head=init.head,
     position_resize=init.position_resize,
-    old_grid=token_grid(old, old_recipe.data.image_size),
-    new_grid=token_grid(new, run.recipe.data.image_size),
-    old_num_prefix=int(old.pool == 'token'),
-    new_num_prefix=int(new.pool == 'token'),
-    expected=_explained(old, new),
+    **explain_differences(
+      old.recipe.model,
+      run.recipe.model,
+      old_size=old.recipe.data.image_size,
+      new_size=run.recipe.data.image_size,
+    ),
   )
   if is_main():
     log.info('weights from %s: %s', source, report)
   placed = jax.tree.map(_place, params, run.abstract_state.params)
   ema_params = None if state.ema_params is None else jax.tree.map(lambda x: x.copy(), placed)
   return dataclasses.replace(state, params=placed, ema_params=ema_params)
-
-
-def _explained(old: ModelConfig, new: ModelConfig) -> tuple[str, ...]:
-  """Returns regexes of parameters that may stand on one side only, since a knob differs that makes them."""
-  patterns = []
-  if old.pool != new.pool:
-    patterns += ['cls', 'MAPHead_0/.*']
-  if old.num_registers != new.num_registers and 0 in (old.num_registers, new.num_registers):
-    patterns.append('registers')
-  if (old.position, old.position_at) != (new.position, new.position_at):
-    patterns.append('.*/posembed_input/.*')
-  return tuple(patterns)
 
 
 def _gathered(leaf: jax.Array) -> np.ndarray:

@@ -10,7 +10,7 @@ import importlib
 import pathlib
 from typing import Any
 
-from vitjax.errors import CheckpointError, Problem
+from vitjax.errors import CheckpointError, Problem, VitjaxError
 from vitjax.weights.entries import Entry, Path
 from vitjax.weights.files import kind_of, read_json, read_npz, read_safetensors
 from vitjax.weights.imported import Exported, Imported, ImportReport, KeyRow, Size
@@ -35,6 +35,18 @@ def read_weights(path: Path, *, grid: tuple[int, int] | None = None, position: s
       file does not say, with the argument that does.
   """
   file, config = _locate(pathlib.Path(path))
+  try:
+    return _read(file, config, grid, position)
+  except VitjaxError as error:
+    if isinstance(error, CheckpointError) and str(file) in str(error):
+      raise
+    raise CheckpointError(f'{file}: {error.headline}', error.problems) from error
+
+
+def _read(
+  file: pathlib.Path, config: dict[str, Any] | None, grid: Size | None, position: str | None
+) -> Imported:
+  """Returns the model in a file, by what kind of file it is and which format claims its arrays."""
   kind = kind_of(file)
   if kind == 'npz':
     return _read_npz(file, grid, position)

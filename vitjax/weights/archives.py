@@ -38,6 +38,7 @@ MAX_RATIO, FREE_BYTES = 20, 16 * 2**20
 _MAX_NPY_HEADER = 16 * 2**10
 _MAX_DIRECTORY = 4 * 2**20
 _MAX_COMMENT = 2**16
+_MAX_NAME = 400
 _CHUNK = 2**20
 
 _NPY_ITEM = re.compile(
@@ -70,11 +71,13 @@ def read_npz(path: Path) -> dict[str, Entry]:
             raise Damage(
               'no .npy in its name', 'an array', 'A PyTorch .pt file is a zip of pickles, not .npz'
             )
+          if len(name) > _MAX_NAME:
+            raise Damage(f'a name of {len(name)} characters', f'at most {_MAX_NAME}')
           if name in entries:
             raise Damage('stands twice', 'one array of each name')
           entries[name] = _npy_entry(path, file, member)
         except Damage as damage:
-          problems.append(damage.problem(f'{path}: {name}'))
+          problems.append(damage.problem(f'{path}: {name[:_MAX_NAME]}'))
   raise_damage(path, problems)
   return entries
 
@@ -90,7 +93,10 @@ def _zip_members(path: Path, file: IO[bytes], size: int) -> list[zipfile.ZipInfo
   at = tail.rfind(b'PK\x05\x06')
   if at < 0 or len(tail) - at < 22:
     raise refusal(path, 'no zip directory at its end', 'a complete .npz file', 'Download or copy it again')
-  count, length = struct.unpack('<10xHI', tail[at : at + 16])
+  count, length, comment = struct.unpack('<10xHI4xH', tail[at : at + 22])
+  if at + 22 + comment != len(tail):
+    found = f'{len(tail) - at - 22} bytes after the zip directory'
+    raise refusal(path, found, f'{comment}, as it says', 'Download or copy it again')
   if at >= 76 and tail[at - 20 : at - 16] == b'PK\x06\x07' and tail[at - 76 : at - 72] == b'PK\x06\x06':
     count, length = struct.unpack('<32xQQ', tail[at - 76 : at - 28])
   if count > MAX_MEMBERS or length > min(size, _MAX_DIRECTORY):

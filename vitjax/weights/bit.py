@@ -81,7 +81,7 @@ _OFFICIAL_NAMES = (
   ('^head/', 'head/conv2d/'),
 )
 _SQUEEZED = {r'(norm-pre-head|block\d+/unit\d+/gn\d)/(scale|bias)': 3, 'head/kernel': 2}
-_UNIT = re.compile(r'block(\d+)/unit(\d+)/.*')
+_UNIT = re.compile(r'block(\d{1,4})/unit(\d{1,4})/.*')
 
 
 def recognises(keys: Mapping[str, Shape], config: Mapping[str, Any] | None = None) -> bool:

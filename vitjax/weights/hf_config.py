@@ -166,7 +166,9 @@ def _read_crop(processor: Mapping[str, Any], size: Size, assumed: list[str]) -> 
     assumed.append(f'preprocess: plain resize instead of size={processor.get("size")!r}')
     return size, None
   if final is not None and final != target:
-    text = f'the short side is resized to {max(*target)}, not both sides to {target}, before the centre is taken'
+    text = (
+      f'the short side is resized to {max(*target)}, not both sides to {target}, before the centre is taken'
+    )
     assumed.append(f'preprocess: {text}')
     return final, max(*target, *final)
   return target, None

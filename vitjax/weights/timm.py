@@ -146,10 +146,11 @@ def _read_facts(path: str, shapes: Mapping[str, Shape], config: Mapping[str, Any
   """Returns what keys, shapes and config.json say; raises CheckpointError with all that vitjax does not have."""
   args, cfg, problems = _sections(config)
   name = config['architecture'] if config is not None and 'architecture' in config else None
-  if config is not None and (problem := timm_names.architecture_problem(name)):
-    problems.append(problem)
   problems += timm_config.argument_problems(args) + timm_names.exotic_keys(shapes)
-  problems += _shape_problems(shapes)
+  # The name matters where the arrays give nothing away; shapes, where they are those of a plain transformer.
+  if not problems and config is not None and (problem := timm_names.architecture_problem(name)):
+    problems.append(problem)
+  problems = problems or _shape_problems(shapes)
   raise_problems(f'{path} is no timm checkpoint that vitjax can hold', problems)
   width, _, patch_size, _ = shapes['patch_embed.proj.weight']
   depth = 1 + max(int(match[1]) for key in shapes if (match := _BLOCK.fullmatch(key)))

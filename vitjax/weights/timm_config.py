@@ -149,8 +149,8 @@ def read_preprocess(
 def _read_crop(cfg: Mapping[str, Any], size: Size, assumed: list[str], problems: list[Problem]) -> int | None:
   """Returns Preprocess.resize_short, and adds what is not exact to `assumed`."""
   share, mode = cfg.get('crop_pct') or 0.875, cfg.get('crop_mode') or 'center'
-  if type(share) not in (int, float) or not 0.01 <= share <= 1:
-    problems.append(Problem('pretrained_cfg.crop_pct', repr(share)[:80], 'a number from 0.01 to 1'))
+  if type(share) not in (int, float) or not 0.001 <= share <= 1:
+    problems.append(Problem('pretrained_cfg.crop_pct', repr(share)[:80], 'a number from 0.001 to 1'))
     return None
   if mode == 'center' and size[0] == size[1]:
     return math.floor(size[0] / share)
@@ -248,11 +248,13 @@ def _write_preprocess(preprocess: Preprocess) -> tuple[dict[str, Any], tuple[str
   if h != w:
     text = f'preprocess.resize_short={preprocess.resize_short}: timm crops {h}x{w} images in another way'
     return cfg | {'crop_mode': 'center', 'crop_pct': max(h, w) / preprocess.resize_short}, (*lost, text)
-  # timm resizes to floor(size / crop_pct).
-  share = h / preprocess.resize_short
-  while math.floor(h / share) < preprocess.resize_short:
-    share = math.nextafter(share, 0)
-  return cfg | {'crop_mode': 'center', 'crop_pct': share}, lost
+  return cfg | {'crop_mode': 'center', 'crop_pct': _crop_share(h, preprocess.resize_short)}, lost
+
+
+def _crop_share(size: int, short: int) -> float:
+  """Returns the shortest decimal r with floor(size / r) == short, as which timm resizes: 0.9 for 224 of 248."""
+  shares = (size * 10**digits // short / 10**digits for digits in range(16))
+  return next(share for share in shares if 0 < share <= 1 and math.floor(size / share) == short)
 
 
 def _mlp_ratio(width: int, mlp_dim: int) -> float:

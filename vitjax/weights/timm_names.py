@@ -55,6 +55,7 @@ _EXOTIC_KEYS = (
   (r'blocks\.\d+\.(attns|ffns|in_proj|out_proj)\b.*', 'parallel blocks'),
   (r'blocks\.\d+\.(attn|mlp)\.norm\..*', 'scale_attn_norm or scale_mlp_norm=True'),
   (r'blocks\.\d+\.(gamma_[12]|attn\.[qkv]_(proj|bias).*)', 'the blocks of BEiT or EVA'),
+  (r'blocks\.\d+\.attn\.(lambda_.*|sub_norm\..*)', 'differential attention'),
   (r'.*(rope|rel_pos|relative_position).*', 'rotary or relative positions'),
   (r'attn_pool\.pos_embed', 'positions of its own in the attention pooling'),
   (

@@ -285,6 +285,16 @@ def test_a_rectangular_grid_is_asked_for_by_name(name, tmp_path):
   assert '8x24' in lost[0]
 
 
+def test_a_row_count_that_looks_square_is_no_square_with_a_class_row(tmp_path):
+  flat = random_flat(TINY, size=(12, 20))  # 3 x 5 patches and the class token's row: 16
+  file = write_family(tmp_path / 'a.npz', flat, FAMILIES['augreg'])
+  with pytest.raises(CheckpointError, match=r'16 positions.*Give grid='):
+    read_weights(file)
+  found = read_weights(file, grid=(3, 5))
+  assert_equal(trees.flatten(found.params), flat)
+  assert not any('grid' in sentence for sentence in found.assumed)
+
+
 @pytest.mark.parametrize('position', ['sincos_2d', 'none'])
 def test_a_file_without_positions_asks_what_stands_in_their_place(position, tmp_path):
   model = dataclasses.replace(TINY, position=position, pool='gap')
