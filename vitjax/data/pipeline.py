@@ -12,13 +12,8 @@ import abc
 import functools
 import logging
 import math
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent import futures
-from multiprocessing import resource_tracker
 from typing import Any
 
 import grain
@@ -31,6 +26,7 @@ from vitjax.data.folders import limited
 from vitjax.data.preprocess import Preprocess
 from vitjax.data.sources import Source
 from vitjax.data.transforms import Augment, example_rng
+from vitjax.data.workers import init_worker, start_workers
 from vitjax.errors import ConfigError, DataError, Problem
 
 log = logging.getLogger('vitjax')
@@ -181,7 +177,7 @@ class Batches:
     chunks_per_step = local_size // examples.chunk_size
     chunks = grain.MapDataset.range(start_step * chunks_per_step, steps * chunks_per_step)
     self._iterator = iter(_parallel(chunks.map(examples), config, chunks_per_step))
-    self._first = _start_workers(self._iterator) if config.num_workers else None
+    self._first = start_workers(self._iterator) if config.num_workers else None
 
   def __iter__(self) -> Iterator[Batch]:
     return self
@@ -265,7 +261,7 @@ def _parallel(chunks: grain.MapDataset, config: DataConfig, chunks_per_step: int
   options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=config.prefetch)
   batches = chunks.batch(chunks_per_step, batch_fn=_concatenate).to_iter_dataset(options)
   return batches.mp_prefetch(
-    grain.MultiprocessingOptions(num_workers=config.num_workers), worker_init_fn=_init_worker
+    grain.MultiprocessingOptions(num_workers=config.num_workers), worker_init_fn=init_worker
   )
 
 
@@ -275,40 +271,6 @@ def _stack(records: Sequence[_Row]) -> Batch:
 
 def _concatenate(batches: Sequence[Batch]) -> Batch:
   return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-
-
-def _start_workers(iterator: grain.DatasetIterator) -> futures.Future[Batch]:
-  """Starts the worker processes, deaf to SIGTERM and Ctrl-C from the start; returns the first batch to come.
-
-  A signal to the whole process group would otherwise end workers that are still importing, before `_init_worker`.
-  Grain starts them from threads, at the first batch. Threads and processes inherit the signal mask of the thread
-  that makes them, so a thread with these signals blocked asks for that batch; the main thread's mask stays.
-  """
-  # Python's resource tracker starts with the first process and would unblock the signals in passing.
-  resource_tracker.ensure_running()
-  blocked = (signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
-  starter = futures.ThreadPoolExecutor(1, 'input-start', signal.pthread_sigmask, blocked)
-  first = starter.submit(next, iterator)
-  starter.shutdown(wait=False)
-  return first
-
-
-def _init_worker(worker: int, num_workers: int) -> None:
-  """Lets a worker outlive SIGTERM and Ctrl-C, since the main process saves first and ends its workers itself.
-
-  When the main process is killed, nobody is left to end them: they leave on their own.
-  """
-  del worker, num_workers
-  signal.signal(signal.SIGTERM, signal.SIG_IGN)
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
-  threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-  parent = multiprocessing.parent_process()
-  if parent is not None:
-    parent.join()
-    os._exit(1)
 
 
 def train_batches(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import logging
+import pathlib
 from typing import Any
 
 import jax
@@ -69,7 +70,7 @@ def restore_or_init(run: Run, store: Store) -> tuple[TrainState, int, dict[str, 
     return state, restored.step, restored.meta['metrics']
   state = run.init_fn()
   if run.recipe.init.checkpoint is not None:
-    state = _transfer(run, state, run.recipe.init.checkpoint)
+    state = _transfer(run, state, run.recipe.init.checkpoint, store.workdir)
   return state, 0, {}
 
 
@@ -85,8 +86,11 @@ def _check_same_data(run: Run, store: Store, step: int, meta: dict[str, Any]) ->
     raise CheckpointError(f'{store.workdir}: the training data changed since this run was started', [problem])
 
 
-def _transfer(run: Run, state: TrainState, source: str) -> TrainState:
-  """Returns `state` with the weights of another checkpoint, as init.* asks; logs the report of every key."""
+def _transfer(run: Run, state: TrainState, source: str, workdir: pathlib.Path) -> TrainState:
+  """Returns `state` with the weights of another checkpoint, as init.* asks.
+
+  The report of every key goes to WORKDIR/init_report.txt, what was not simply loaded to the screen too.
+  """
   init = run.recipe.init
   old = read_run(source, as_numpy=True)
   known = flatten(old.params)
@@ -109,7 +113,10 @@ def _transfer(run: Run, state: TrainState, source: str) -> TrainState:
     ),
   )
   if is_main():
-    log.info('weights from %s: %s', source, report)
+    (workdir / 'init_report.txt').write_text(f'weights from {source}: {report}\n', encoding='utf-8')
+    if run.recipe.log.progress:
+      changed = [f'\n  {r.action} {r.path}  {r.note}' for r in report.rows if r.action != 'loaded']
+      log.info('weights from %s: %s%s', source, report.summary(), ''.join(changed))
   placed = jax.tree.map(_place, params, run.abstract_state.params)
   ema_params = None if state.ema_params is None else jax.tree.map(lambda x: x.copy(), placed)
   return dataclasses.replace(state, params=placed, ema_params=ema_params)

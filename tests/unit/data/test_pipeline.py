@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from vitjax.config.schema import DataConfig, EvalConfig, SourceConfig
-from vitjax.data import eval_batches, open_source, pipeline, train_batches, write_array_record
+from vitjax.data import eval_batches, open_source, pipeline, train_batches, workers, write_array_record
 from vitjax.errors import ConfigError, DataError
 
 CONFIG = DataConfig(batch_size=24, image_size=(16, 16), num_threads=2)
@@ -349,7 +349,7 @@ def test_worker_processes_do_not_show_and_outlive_sigterm(damaged, tmp_path):
   script = tmp_path / 'script.py'
   script.write_text(textwrap.dedent(WORKERS_SCRIPT))
   done = subprocess.run(
-    [sys.executable, str(script), str(tmp_path / 'records')], capture_output=True, text=True, check=False, timeout=300,
+    [sys.executable, str(script), str(tmp_path / 'records')], capture_output=True, text=True, check=False, timeout=120,
     env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
   )  # fmt: skip
   *messages, orphans = done.stdout.splitlines() or ['']
@@ -377,7 +377,7 @@ def is_running(pid):
 def test_workers_ignore_termination_signals():
   before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
   try:
-    pipeline._init_worker(0, 2)
+    workers.init_worker(0, 2)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
   finally:
