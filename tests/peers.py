@@ -14,9 +14,11 @@ import jax
 import numpy as np
 import pytest
 
+from vitjax import trees
+from vitjax.config.schema import ModelConfig
 from vitjax.models import build_model
-from vitjax.weights.files import write_json, write_safetensors
-from vitjax.weights.imported import Exported, Imported
+from vitjax.weights.files import read_safetensors, write_json, write_safetensors
+from vitjax.weights.imported import Exported, Imported, expected_shapes
 
 
 def import_peer(name: str) -> Any:
@@ -95,6 +97,24 @@ def difference(found: np.ndarray, expected: np.ndarray) -> float:
   """Returns max |found - expected| / max |expected|; fails when shapes differ."""
   assert found.shape == expected.shape
   return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def random_import(model: ModelConfig, *, num_classes: int, size: tuple[int, int]) -> Any:
+  """Returns random parameters for a model, by shape alone."""
+  rng = np.random.default_rng(0)
+  shapes = expected_shapes(model, num_classes=num_classes, image_size=size)
+  return trees.unflatten(
+    {path: rng.normal(0, 0.3, shape).astype(np.float32) for path, shape in shapes.items()}
+  )
+
+
+def changed_arrays(before: pathlib.Path, after: pathlib.Path) -> set[str]:
+  """Returns the names of arrays in two folders' model.safetensors that are not the same, bit by bit."""
+  old, new = (read_safetensors(folder / 'model.safetensors')[0] for folder in (before, after))
+  both = set(old) & set(new)
+  return (set(old) ^ set(new)) | {
+    name for name in both if old[name].read().tobytes() != new[name].read().tobytes()
+  }
 
 
 def write_folder(folder: pathlib.Path, exported: Exported) -> pathlib.Path:

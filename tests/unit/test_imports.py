@@ -23,6 +23,7 @@ ROOMS = (
   'optim',
   'evaluators',
   'checkpoint',
+  'golden',
   'weights',
   'loading',
   'training',

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
   from vitjax.config import apply_overrides, parse_recipe, recipe_to_config
   from vitjax.data.sources import open_source
   from vitjax.errors import ConfigError, Problem
-  from vitjax.evaluators import build_evaluator
+  from vitjax.evaluators import build_evaluator, eval_sources
   from vitjax.objectives import build_objective
   from vitjax.parallel import make_mesh, replicated
 
@@ -42,10 +42,10 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
   mesh = make_mesh(recipe.parallel)
   params = jax.device_put(loaded.params, replicated(mesh))
   objective = build_objective(recipe, num_classes=recipe.model.num_classes)
-  print(f'{args.checkpoint}: step {loaded.step}')
-  for name, eval_config in recipe.evals.items():
-    source = open_source(eval_config.source)
-    evaluator = build_evaluator(name, recipe, objective=objective, source=source, mesh=mesh)
+  print(loaded.report)
+  sources = {where: open_source(config, where=where) for where, config in eval_sources(recipe).items()}
+  for name in recipe.evals:
+    evaluator = build_evaluator(name, recipe, objective=objective, sources=sources, mesh=mesh)
     for key, value in evaluator.run(params).items():
       print(f'{name}/{key} = {value:.6g}')
   return 0

@@ -119,9 +119,10 @@ def plot(summary: Summary, path: str | os.PathLike[str]) -> None:
       )
   axes.set_xticks(range(len(SHOTS)), [f'{shots} examples per class' for shots in SHOTS])
   axes.set_ylabel('accuracy on the digits test split')
-  axes.set_ylim(0, 1.12)
+  axes.set_ylim(0, 1.25)
+  axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
   axes.axhline(0.1, color='grey', linewidth=0.8, linestyle=':')
-  axes.text(-0.48, 0.115, 'chance', fontsize=8, color='grey')
+  axes.text(0.5, 0.115, 'chance', fontsize=8, color='grey', ha='center')
   axes.set_title(
     f'MNIST pretraining, transferred to digits ({len(summary["seeds"])} seeds, bars: mean and std)'
   )

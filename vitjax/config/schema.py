@@ -184,13 +184,25 @@ class InitConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-  """One evaluator; every example of its split counts exactly once."""
+  """One evaluator; every example of its split counts exactly once.
 
-  kind: str = knob('classification', 'the evaluator', choices=('classification',))
+  'classification' judges the head; the other kinds judge frozen features, by a small classifier that is made of
+  the features of `train_source` and needs no head. Their classes may differ from those of data.source.
+  """
+
+  kind: str = knob('classification', "the evaluator: the model's own head, or its frozen features with closed-form ridge regression, nearest neighbours or logistic regression", choices=('classification', 'fewshot', 'knn', 'linear_probe'))
   source: SourceConfig = dataclasses.field(default_factory=SourceConfig)
+  train_source: SourceConfig = dataclasses.field(default_factory=SourceConfig)
   batch_size: int = knob(512, 'examples per evaluation step over all devices; the last batch is padded with a mask', unit='examples', minimum=1)
   resize_short: int | None = knob(None, 'resize the short side to this, then take the centre; None: plain resize to data.image_size', unit='pixels', minimum=1, source='None: ViT fine-tuning')
   every: Duration = knob(Duration(1, 'epochs'), 'time between evaluations; the last step is always evaluated')
+  shots: tuple[int, ...] = knob((1, 5, 10, 25), 'examples per class of each few-shot support set', unit='examples', minimum=1, source='ViT 4.1 and Table 8: 5')
+  num_draws: int = knob(3, 'support sets drawn from train_source, with seeds 0, 1, ...; their mean is reported', minimum=1, source='ViT code')
+  ridge_l2: tuple[float, ...] = knob((1024.0,), 'L2 penalties of the few-shot ridge regression, one result each', minimum=1e-6, source='ViT code: 2^10')
+  num_neighbours: tuple[int, ...] = knob((20,), 'nearest neighbours that vote, one result each', minimum=1, source='DINO 2104.14294: 20')
+  temperature: float = knob(0.07, "of the neighbours' votes, exp(cosine / temperature)", minimum=1e-3, source='DINO 2104.14294')
+  probe_l2: tuple[float, ...] = knob((1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0), "L2 penalties that the linear probe chooses from: mean loss + l2/2 |kernel|^2 on standardised features", minimum=1e-12)
+  held_out: float = knob(0.2, 'part of each class of train_source on which the linear probe chooses its penalty', unit='share', minimum=0.01, maximum=0.9)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -148,6 +148,20 @@ def open_image_folder(path: str, split: str, *, where: str) -> Reader:
   return FileReader(root, [files[i] for i in order], np.array(labels)[order], class_names, notes)
 
 
+def folder_splits(path: str | os.PathLike[str]) -> tuple[str, ...]:
+  """Returns the splits that have a folder of their own below `path`, of 'train', 'val' and 'test'; () for none.
+
+  Raises:
+    DataError: there is no such folder.
+  """
+  root = pathlib.Path(path).expanduser()
+  if not root.is_dir():
+    found = 'a file' if root.exists() else 'no such folder'
+    raise DataError('the image folder cannot be opened', [Problem(str(root), found, 'a folder')])
+  groups = _split_folders(root)
+  return () if groups == {'train': root} else tuple(name for name in SPLIT_FOLDERS if name in groups)
+
+
 def _canonical_split(name: str) -> str:
   return next((split for split, aliases in SPLIT_FOLDERS.items() if name.lower() in aliases), name)
 

@@ -55,6 +55,15 @@ class Preprocess:
     if problems:
       raise ConfigError('the preprocessing is not consistent', problems)
 
+  def resized(self, image_size: tuple[int, int]) -> Preprocess:
+    """Returns the same preparation for another image size; resize_short keeps its ratio to the larger side."""
+    if image_size == self.image_size:
+      return self
+    short = self.resize_short
+    if short is not None:
+      short = max(round(short * max(image_size) / max(self.image_size)), max(image_size))
+    return dataclasses.replace(self, image_size=image_size, resize_short=short)
+
   @classmethod
   def from_config(cls, config: DataConfig, *, resize_short: int | None = None) -> Preprocess:
     """Returns the preprocessing of a recipe's data section (and of an EvalConfig's resize_short)."""

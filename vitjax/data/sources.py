@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import pathlib
@@ -98,6 +99,17 @@ class Source:
     if len(wrong):
       raise self._label_error([int(i) for i in wrong], labels[wrong].tolist())
     return labels
+
+  def subset(self, examples: np.ndarray) -> Source:
+    """Returns a source of some of these examples: number i there is number examples[i] here.
+
+    Args:
+      examples: int [m], in [0, len).
+    """
+    chosen = copy.copy(self)
+    chosen.__dict__.pop('fingerprint', None)
+    chosen._index = self._index[examples]
+    return chosen
 
   def _label_error(self, examples: list[int], labels: list[int]) -> DataError:
     expected = f'a label from 0 to {self.num_classes - 1}'

@@ -1,6 +1,23 @@
-"""Evaluators: run(params) -> {name: float}; every example counts exactly once. `build_evaluator` makes them."""
+"""Evaluators: run(params) -> {name: float}; every example counts exactly once. `build_evaluator` makes them.
 
-from vitjax.evaluators.build import build_evaluator
+`make_probe` is for frozen features of any origin: few-shot regression, nearest neighbours, linear probe.
+"""
+
+from vitjax.evaluators.build import Evaluator, build_evaluator, eval_sources, reads_head
 from vitjax.evaluators.classification import ClassificationEvaluator
+from vitjax.evaluators.features import FeatureExtractor, Features, make_features
+from vitjax.evaluators.transfer import Probe, TransferEvaluator, make_probe
 
-__all__ = ['ClassificationEvaluator', 'build_evaluator']
+__all__ = [
+  'ClassificationEvaluator',
+  'Evaluator',
+  'FeatureExtractor',
+  'Features',
+  'Probe',
+  'TransferEvaluator',
+  'build_evaluator',
+  'eval_sources',
+  'make_features',
+  'make_probe',
+  'reads_head',
+]

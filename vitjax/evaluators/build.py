@@ -3,32 +3,77 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from jax.sharding import Mesh
 
-from vitjax.config.schema import Recipe
-from vitjax.data import eval_batches
+from vitjax.config.eval_metrics import FEATURE_KINDS
+from vitjax.config.schema import EvalConfig, Recipe, SourceConfig
+from vitjax.data import Batches, check_same_classes, eval_batches
 from vitjax.data.sources import Source
 from vitjax.evaluators.classification import ClassificationEvaluator
+from vitjax.evaluators.features import FeatureExtractor
+from vitjax.evaluators.transfer import TransferEvaluator, make_probe
 from vitjax.objectives import Objective
 from vitjax.parallel.mesh import local_share
 
 
+class Evaluator(Protocol):
+  """What the loop needs of an evaluator."""
+
+  def run(self, params: Any) -> dict[str, float]:
+    """Returns metrics by name; called by every process with the same parameters."""
+    ...
+
+
+def reads_head(config: EvalConfig) -> bool:
+  """Returns whether an evaluator judges the head, so that its classes must be those of the training source."""
+  return config.kind not in FEATURE_KINDS
+
+
+def eval_sources(recipe: Recipe) -> dict[str, SourceConfig]:
+  """Returns {dotted path: config} of every source that the recipe's evaluators read."""
+  found: dict[str, SourceConfig] = {}
+  for name, config in recipe.evals.items():
+    found[f'evals.{name}.source'] = config.source
+    if not reads_head(config):
+      found[f'evals.{name}.train_source'] = config.train_source
+  return found
+
+
 def build_evaluator(
-  name: str, recipe: Recipe, *, objective: Objective, source: Source, mesh: Mesh
-) -> ClassificationEvaluator:
+  name: str, recipe: Recipe, *, objective: Objective, sources: Mapping[str, Source], mesh: Mesh
+) -> Evaluator:
   """Returns the evaluator that `recipe.evals[name]` asks for.
 
   Args:
     name: a key of recipe.evals.
     recipe: gives image size and normalisation (data) and the loss to report (objective).
-    objective: gives the scores.
-    source: the opened source of that evaluator.
+    objective: gives scores and features.
+    sources: the opened ones of `eval_sources`, by the same paths.
     mesh: where batches are placed.
+
+  Raises:
+    DataError: train_source and source number their classes differently, or classes are too small for a
+      support set.
   """
+  config, where = recipe.evals[name], f'evals.{name}'
+  source = sources[f'{where}.source']
+  batches = functools.partial(_batches, recipe, name, mesh)
+  if reads_head(config):
+    return ClassificationEvaluator(objective, recipe.objective.loss, mesh, batches(source))
+  train_source = sources[f'{where}.train_source']
+  check_same_classes(train_source, source)
+  probe = make_probe(config, train_source, where=where)
+  extractor = FeatureExtractor(objective, mesh)
+  return TransferEvaluator(where, probe, extractor, batches(probe.support), batches(source))
+
+
+def _batches(recipe: Recipe, name: str, mesh: Mesh, source: Source) -> Callable[[], Batches]:
+  """Returns what starts one pass over a source of an evaluator."""
   config = recipe.evals[name]
   index, count = local_share(mesh, config.batch_size, where=f'evals.{name}.batch_size')
-  batches = functools.partial(
+  return functools.partial(
     eval_batches, config, recipe.data, source, process_index=index, process_count=count
   )
-  return ClassificationEvaluator(objective, recipe.objective.loss, mesh, batches)

@@ -81,6 +81,8 @@ class MultiHeadDotProductAttention(nn.Module):
       relative_keys = relative_keys.astype(self.dtype)
       logits += jnp.einsum('nqke,qje->nkqj', query, relative_keys, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(logits, axis=-1)
+    # Kept only by apply(..., mutable=['intermediates']); otherwise the compiler drops it.
+    self.sow('intermediates', 'attention', weights)
     weights = nn.Dropout(self.dropout_rate)(weights, deterministic=not train).astype(self.dtype)
     gathered = jnp.einsum('nkqj,njke->nqke', weights, value)
     out = nn.DenseGeneral(

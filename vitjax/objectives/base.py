@@ -40,3 +40,7 @@ class Objective(Protocol):
   def predict(self, params: Any, images: jax.Array) -> jax.Array:
     """Returns float32 scores [n, v] of raw images (uint8 [n, h, w, 3]), without dropout."""
     ...
+
+  def features(self, params: Any, images: jax.Array) -> jax.Array:
+    """Returns float32 [n, d], what a head would see of raw images (uint8 [n, h, w, 3]), without dropout."""
+    ...

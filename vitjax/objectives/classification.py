@@ -70,3 +70,12 @@ class Classification:
     """Returns logits float32 [n, v] of uint8 images [n, h, w, 3]."""
     images = normalize(images, self.data.mean, self.data.std)
     return self.model.apply({'params': params}, images, train=False)
+
+  def features(self, params: Any, images: jax.Array) -> jax.Array:
+    """Returns `pre_logits` float32 [n, d] of uint8 images [n, h, w, 3]: the input of the last linear layer.
+
+    That is the tanh layer where model.representation_size sets one, else the pooled tokens themselves.
+    """
+    images = normalize(images, self.data.mean, self.data.std)
+    _, out = self.model.apply({'params': params}, images, train=False, return_features=True)
+    return out['pre_logits']

@@ -16,13 +16,13 @@ from vitjax.config.schema import Recipe
 from vitjax.data import Preprocess, train_batches
 from vitjax.data.sources import Source, check_same_classes, open_source
 from vitjax.errors import ConfigError, DataError, Problem, VitjaxError
-from vitjax.evaluators import ClassificationEvaluator, build_evaluator
+from vitjax.evaluators import Evaluator, build_evaluator, eval_sources, reads_head
 from vitjax.models.flops import forward_flops
 from vitjax.objectives import Objective, build_objective
 from vitjax.optim import make_optimizer, make_schedule
 from vitjax.parallel.constrain import on_mesh
 from vitjax.parallel.hardware import peak_flops_per_s
-from vitjax.parallel.mesh import batch_sharding, local_share, make_mesh, to_global
+from vitjax.parallel.mesh import batch_sharding, local_share, make_mesh, replicated, to_global
 from vitjax.training.state import TrainState, init_state, state_shardings
 from vitjax.training.step import make_train_step
 
@@ -40,6 +40,7 @@ class Run:
     abstract_state: TrainState of ShapeDtypeStructs that carry their shardings.
     init_fn: () -> TrainState, jitted with those shardings.
     step_fn: the jitted train step; donates the state.
+    predict_fn: jitted (params, uint8 images) -> float32 logits [n, v], whole on every device.
     evaluators: by their names in recipe.evals.
     total_steps: length of the schedule.
     stop_step: the step after which this run ends, <= total_steps.
@@ -57,7 +58,8 @@ class Run:
   abstract_state: TrainState
   init_fn: Callable[[], TrainState]
   step_fn: Any
-  evaluators: dict[str, ClassificationEvaluator]
+  predict_fn: Any
+  evaluators: dict[str, Evaluator]
   total_steps: int
   stop_step: int
   log_every: int
@@ -94,8 +96,8 @@ class Run:
         yield to_global(self.mesh, {'image': batch['image'], 'label': batch['label']})
 
   def preprocess(self) -> Preprocess:
-    """Returns how an image becomes an input: as the first evaluator does it, or a plain resize without one."""
-    evals = list(self.recipe.evals.values())
+    """Returns how an image becomes an input: as the first evaluator of the head does it, or a plain resize."""
+    evals = [config for config in self.recipe.evals.values() if reads_head(config)]
     return Preprocess.from_config(self.recipe.data, resize_short=evals[0].resize_short if evals else None)
 
 
@@ -109,9 +111,11 @@ def build(recipe: Recipe, *, devices: Sequence[jax.Device] | None = None) -> Run
   Raises:
     ConfigError, DataError, ShardingRuleError: all that is wrong with the recipe against the data and devices.
   """
-  source, eval_sources = _open_sources(recipe)
+  source, of_evals = _open_sources(recipe)
   num_classes = source.num_classes if recipe.model.num_classes is None else recipe.model.num_classes
-  _check_classes(num_classes, source, eval_sources)
+  _check_classes(
+    num_classes, source, [of_evals[f'evals.{n}.source'] for n, c in recipe.evals.items() if reads_head(c)]
+  )
   recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, num_classes=num_classes))
   steps = _StepCounter(recipe.data.batch_size, len(source))
   total_steps = steps(recipe.total)
@@ -140,8 +144,9 @@ def build(recipe: Recipe, *, devices: Sequence[jax.Device] | None = None) -> Run
     abstract_state=jax.tree.map(_with_sharding, shapes, shardings),
     init_fn=jax.jit(on_mesh(mesh, init_fn), out_shardings=shardings),
     step_fn=jax.jit(on_mesh(mesh, train_step), donate_argnums=0, out_shardings=(shardings, None)),
+    predict_fn=jax.jit(on_mesh(mesh, objective.predict), out_shardings=replicated(mesh)),
     evaluators={
-      name: build_evaluator(name, recipe, objective=objective, source=eval_sources[name], mesh=mesh)
+      name: build_evaluator(name, recipe, objective=objective, sources=of_evals, mesh=mesh)
       for name in recipe.evals
     },
     total_steps=total_steps,
@@ -172,8 +177,7 @@ def _with_sharding(shape: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtype
 
 def _open_sources(recipe: Recipe) -> tuple[Source, dict[str, Source]]:
   """Opens the training source and those of all evaluators; reports the faults of all of them together."""
-  wanted = {'data.source': recipe.data.source}
-  wanted |= {f'evals.{name}.source': config.source for name, config in recipe.evals.items()}
+  wanted = {'data.source': recipe.data.source, **eval_sources(recipe)}
   opened, problems = {}, []
   for where, config in wanted.items():
     try:
@@ -182,16 +186,16 @@ def _open_sources(recipe: Recipe) -> tuple[Source, dict[str, Source]]:
       problems += error.problems or [Problem(where, config.kind, '', error.headline)]
   if problems:
     raise DataError('the data of this recipe cannot be used:', problems)
-  return opened['data.source'], {name: opened[f'evals.{name}.source'] for name in recipe.evals}
+  return opened.pop('data.source'), opened
 
 
-def _check_classes(num_classes: int, source: Source, eval_sources: dict[str, Source]) -> None:
-  """Raises ConfigError when the head cannot hold the labels, DataError when an evaluator has other classes."""
+def _check_classes(num_classes: int, source: Source, judging_head: Sequence[Source]) -> None:
+  """Raises ConfigError when the head cannot hold the labels, DataError when an evaluator of it has other classes."""
   if source.num_classes > num_classes:
     expected = f'at least the {source.num_classes} classes of data.source'
     problem = Problem(
       'model.num_classes', str(num_classes), expected, 'Leave it None to take them from the data'
     )
     raise ConfigError('the head is too small', [problem])
-  for evaluated in eval_sources.values():
+  for evaluated in judging_head:
     check_same_classes(source, evaluated)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import pathlib
 from collections.abc import Iterable
-from typing import Any
 
 import jax
 
@@ -67,7 +66,7 @@ def _run_steps(
       if _due(step, run.eval_every[name], run):
         finite.check()
         with reporter.excluded():
-          result = evaluator.run(_averaged(state))
+          result = evaluator.run(state.evaluated_params())
         evaluated |= {f'{name}/{key}': value for key, value in result.items()}
     last |= evaluated
     if row or evaluated:
@@ -82,11 +81,6 @@ def _run_steps(
     store.check_for_errors()
   store.wait()
   return last
-
-
-def _averaged(state: TrainState) -> Any:
-  """Returns the parameters that evaluation uses: the moving average where there is one."""
-  return state.params if state.ema_params is None else state.ema_params
 
 
 def _due(step: int, every: int, run: Run) -> bool:

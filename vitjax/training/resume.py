@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import vitjax
+from vitjax import golden
 from vitjax.checkpoint import Store, explain_differences, initialize_from
 from vitjax.config import recipe_to_json
 from vitjax.errors import CheckpointError, Problem
@@ -31,7 +32,8 @@ def checkpoint_items(run: Run, state: TrainState, metrics: dict[str, float]) -> 
   """Returns the keyword arguments of Store.save for a state: params, opt_state, aux and meta.
 
   meta is JSON: 'recipe', 'preprocess', 'class_names', 'data' (fingerprint and length of the training
-  source; the input position is the step itself), 'metrics' (of the last evaluations) and 'versions'.
+  source; the input position is the step itself), 'metrics' (of the last evaluations), 'golden' (logits of a
+  seeded input) and 'versions'.
   """
   aux = {'step': state.step, 'rng': state.rng}
   if state.ema_params is not None:
@@ -42,6 +44,7 @@ def checkpoint_items(run: Run, state: TrainState, metrics: dict[str, float]) -> 
     'class_names': list(run.source.class_names),
     'data': {'fingerprint': run.source.fingerprint, 'num_examples': len(run.source)},
     'metrics': dict(metrics),
+    'golden': golden.record(run.predict_fn, state.evaluated_params(), run.recipe.data.image_size),
     'versions': {'vitjax': vitjax.__version__, **{n: importlib.metadata.version(n) for n in _VERSIONS_OF}},
   }
   return {'params': state.params, 'opt_state': state.opt_state, 'aux': aux, 'meta': meta}
@@ -92,7 +95,7 @@ def _transfer(run: Run, state: TrainState, source: str, workdir: pathlib.Path) -
   The report of every key goes to WORKDIR/init_report.txt, what was not simply loaded to the screen too.
   """
   init = run.recipe.init
-  old = read_run(source, as_numpy=True)
+  old = read_run(source)
   known = flatten(old.params)
 
   def on_host(path: str, leaf: jax.Array) -> Any:

@@ -35,6 +35,10 @@ class TrainState:
   ema_params: Any
   rng: jax.Array
 
+  def evaluated_params(self) -> Any:
+    """Returns the parameters that evaluation uses: the moving average where there is one."""
+    return self.params if self.ema_params is None else self.ema_params
+
 
 def init_state(
   objective: Objective, optimizer: optax.GradientTransformation, *, seed: int, use_ema: bool

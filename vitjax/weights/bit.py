@@ -33,6 +33,7 @@ from vitjax.weights.placing import (
   find_prefix,
   lost_by_npz,
   mismatches,
+  num_outputs,
   place,
   preprocess_assumption,
   preprocess_checks,
@@ -109,7 +110,7 @@ def load(path: str, entries: Mapping[str, Entry]) -> Imported:
   raise_problems(f'{path} does not fit', problems)
   shapes = shapes_of(placements)
   model = ModelConfig(variant=_variant(path, shapes), param_dtype=stored_dtype(placements))
-  num_classes = shapes['head/kernel'][-1] if 'head/kernel' in shapes else 0
+  num_classes = num_outputs(shapes, 'head/kernel') or 0
   expected = expected_shapes(model, num_classes=num_classes, image_size=ASSUMED_SIZE)
   raise_problems(
     f'{path} does not fit {model.variant}, as which it was read', mismatches(placements, expected)

@@ -64,7 +64,7 @@ def config_problems(section: Mapping[str, Any]) -> list[Problem]:
     if section.get(name) not in (None, value):
       problems.append(Problem(name, repr(section[name])[:80], f'{value!r}: vitjax has no other form'))
   act = section.get('hidden_act')
-  if act is not None and act not in GELU:
+  if act is not None and act not in tuple(GELU):
     problems.append(Problem('hidden_act', repr(act)[:80], f'one of {", ".join(GELU)}'))
   eps = section.get('layer_norm_eps')
   if eps is not None and (type(eps) not in (int, float) or not 1e-12 <= eps <= 1):
@@ -122,10 +122,14 @@ def read_preprocess(
     assumed.append('preprocess: pixels are scaled to [0, 1] before normalisation, unlike do_rescale says')
   number = processor.get('resample')
   default = 2 if model_type == 'vit' else 3
-  if number is not None and number not in _FILTERS:
+  known = type(number) is int and number in _FILTERS
+  if number is not None and not known:
     assumed.append(f'preprocess: {_FILTERS[default]} instead of resample={number!r}')
-  name = _FILTERS[number] if number in _FILTERS else _FILTERS[default]
+  name = _FILTERS[number if known else default]
   crop, short = _read_crop(processor, size, assumed)
+  if short is not None and short > 20 * max(crop):
+    problem = Problem('size', f'a short side of {short}', f'at most 20 times the crop, {crop}')
+    return Preprocess(size), [], [problem]
   preprocess = Preprocess(crop, values['image_mean'], values['image_std'], INTERPOLATIONS[name], short)
   if crop != size:
     text = f'{crop[0]}x{crop[1]} in preprocessor_config.json, where transformers resizes positions on the fly'

@@ -7,6 +7,7 @@ What transformers and vitjax say differently:
                   for the mean is zero; otherwise the backbone is loaded alone
   SigLIP          the vision tower alone is read; a classifier on it stands on the mean of the tokens
   pooler          is `pre_logits` in a model without head
+  centre crop     transformers rounds half a pixel down, here as in torchvision it goes to the even side
   image size      transformers resizes DINOv2's positions on the fly; here positions and images agree
 
 Host-side.
@@ -16,21 +17,18 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from vitjax.config.schema import ModelConfig
-from vitjax.config.variants import ViTVariant
 from vitjax.data.preprocess import Preprocess
 from vitjax.errors import Problem
 from vitjax.weights import hf_config, hf_names
 from vitjax.weights.entries import Entry
 from vitjax.weights.files import read_json
+from vitjax.weights.hf_export import export
 from vitjax.weights.hf_names import DINOV2, MODEL_TYPES, SIGLIP, VIT, Family
 from vitjax.weights.imported import (
-  Exported,
   Imported,
   ImportReport,
   KeyRow,
@@ -42,14 +40,14 @@ from vitjax.weights.imported import (
   raise_problems,
   square_grid,
 )
-from vitjax.weights.links import load_links, save_links
+from vitjax.weights.links import load_links
 from vitjax.weights.pytorch import (
-  checked_params,
   joined_tokens,
   size_pair,
-  with_learned_positions,
   without_rows,
 )
+
+__all__ = ['PREPROCESSOR', 'export', 'load', 'recognises']
 
 PREPROCESSOR = 'preprocessor_config.json'
 _MAX_DEPTH = 512
@@ -106,11 +104,7 @@ def load(
     return ignored[key] if key in ignored else hf_names.unused_reason(key)
 
   params, dtype, rows = load_links(path, entries, links, expected, unused)
-  beside = pathlib.Path(path).parent / PREPROCESSOR
-  if preprocessor is None and beside.is_file():
-    preprocessor = read_json(beside)
-  preprocess, remarks, problems = hf_config.read_preprocess(preprocessor, size, model_type)
-  raise_problems(f'{PREPROCESSOR} beside {path} cannot be used', problems)
+  preprocess, remarks = _preprocess(path, preprocessor, size, model_type)
   names, labels = hf_config.read_labels(config, num_classes) if config is not None else (None, [])
   dropped = tuple(KeyRow(key, '', 'unused', reason) for key, reason in ignored.items() if key not in entries)
   return Imported(
@@ -126,6 +120,18 @@ def load(
   )
 
 
+def _preprocess(
+  path: str, preprocessor: Mapping[str, Any] | None, size: Size, model_type: str
+) -> tuple[Preprocess, list[str]]:
+  """Returns (the preparation by preprocessor_config.json, given or beside the file, what was assumed)."""
+  beside = pathlib.Path(path).parent / PREPROCESSOR
+  if preprocessor is None and beside.is_file():
+    preprocessor = read_json(beside)
+  preprocess, assumed, problems = hf_config.read_preprocess(preprocessor, size, model_type)
+  raise_problems(f'{PREPROCESSOR} beside {path} cannot be used', problems)
+  return preprocess, assumed
+
+
 def _family(
   path: str, shapes: Mapping[str, Shape], config: Mapping[str, Any] | None
 ) -> tuple[Family, str, str]:
@@ -134,7 +140,7 @@ def _family(
   said = config.get('model_type') if config is not None else None
   known = ', '.join(MODEL_TYPES)
   headline = f'{path} is no checkpoint of transformers that vitjax can hold'
-  if found is None or (said is not None and said not in MODEL_TYPES):
+  if found is None or (said is not None and said not in tuple(MODEL_TYPES)):
     where = 'model_type' if said is not None else path
     problems = [Problem(where, repr(said)[:80] if said is not None else 'other arrays', f'one of {known}')]
     raise_problems(headline, [*problems, *hf_names.exotic_keys(shapes)])
@@ -178,10 +184,28 @@ def _shape_problems(shapes: Mapping[str, Shape], family: Family, prefix: str) ->
     problems.append(Problem(patches, f'shape {list(shapes[patches])}', '3 channels, square patches'))
   if f'{first}{family.query}.bias' not in shapes and not problems:
     problems.append(Problem(f'{first}{family.query}.bias', 'missing: qkv_bias=False', 'biases'))
+  if not problems:
+    problems += _width_problems(shapes, family, prefix)
   depth = hf_names.depth_of(shapes, family, prefix)
   if depth > _MAX_DEPTH:
     problems.append(Problem(prefix + family.block.format(i=depth - 1), 'a block', f'at most {_MAX_DEPTH}'))
   return problems
+
+
+def _width_problems(shapes: Mapping[str, Shape], family: Family, prefix: str) -> list[Problem]:
+  """Returns a problem for each token, table or head that does not go with the width of the patches."""
+  width = shapes[f'{prefix}{family.patches}.weight'][0]
+  table = f'{prefix}{family.positions}'
+  token = f'{prefix}embeddings.distillation_token'
+  wanted = {table: (*(() if family is SIGLIP else (1,)), shapes[table][-2], width), token: (1, 1, width)}
+  if 'classifier.weight' in shapes:
+    seen = 2 * width if family is DINOV2 else width
+    wanted['classifier.weight'] = (shapes['classifier.weight'][0], seen)
+  return [
+    Problem(key, f'shape {list(shapes[key])}', f'{list(shape)}')
+    for key, shape in wanted.items()
+    if key in shapes and shapes[key] != shape
+  ]
 
 
 def _model(
@@ -220,7 +244,6 @@ def _model(
     registers = shapes[f'{prefix}embeddings.register_tokens'][1]
   elif f'{prefix}embeddings.distillation_token' in shapes:
     registers = 1
-  scale = section.get('layerscale_value') if section is not None else None
   pooler = f'{prefix}pooler.dense.weight'
   has_pooler = pooler in shapes and 'classifier.weight' not in shapes
   return ModelConfig(
@@ -228,15 +251,17 @@ def _model(
     pool=pool,
     num_registers=registers,
     representation_size=shapes[pooler][0] if has_pooler else None,
-    layer_scale_init=None
-    if family is not DINOV2
-    else float(scale)
-    if type(scale) in (int, float) and scale >= 0
-    else 1.0,
+    layer_scale_init=_layer_scale(section) if family is DINOV2 else None,
     norm_eps=eps,
     gelu=gelu,
     **sizes,
   ), assumed
+
+
+def _layer_scale(section: Mapping[str, Any] | None) -> float:
+  """Returns what a new model's LayerScale would start with; the file's own values are loaded in any case."""
+  value = section.get('layerscale_value') if section is not None else None
+  return float(value) if isinstance(value, int | float) and 0 <= value < 1e6 else 1.0
 
 
 def _grid(
@@ -268,12 +293,13 @@ def _head(
   entries: Mapping[str, Entry], family: Family, prefix: str, model: ModelConfig
 ) -> tuple[dict[str, Entry], dict[str, str], list[str]]:
   """Returns (arrays without a head that cannot be expressed, unused keys with reasons, what was assumed)."""
-  result, ignored, assumed = dict(entries), {}, []
+  result, assumed = dict(entries), []
+  ignored: dict[str, str] = {}
   if family is DINOV2 and 'classifier.weight' in entries:
     width = entries['classifier.weight'].shape[1] // 2
     if entries['classifier.weight'].read()[:, width:].any():
       reason = 'a head on the class token beside the mean of the patches'
-      ignored = dict.fromkeys(('classifier.weight', 'classifier.bias'), reason)
+      ignored |= {key: reason for key in ('classifier.weight', 'classifier.bias') if key in entries}
       result = {key: entry for key, entry in entries.items() if key not in ignored}
       assumed.append(f'head: left out, being {reason}, which vitjax cannot express; num_classes is 0')
   if 'classifier.weight' in entries:
@@ -290,106 +316,3 @@ def _deit_tokens(entries: Mapping[str, Entry], prefix: str) -> dict[str, Entry]:
     return dict(entries)
   joined = joined_tokens([entries[token]], entries[table], 1)
   return dict(entries) | {token: joined, table: without_rows(entries[table], 1, 2)}
-
-
-def export(
-  params: Mapping[str, Any],
-  model: ModelConfig,
-  num_classes: int,
-  image_size: Size,
-  preprocess: Preprocess,
-  class_names: Sequence[str] | None = None,
-) -> Exported:
-  """Returns arrays, config.json and preprocessor_config.json that `AutoModel...from_pretrained(FOLDER)` loads.
-
-  The class of transformers follows from the model:
-
-    class token                                    ViTForImageClassification, or ViTModel without head
-    class token, one register                      DeiTForImageClassification, DeiTModel
-    class token, LayerScale                        Dinov2ForImageClassification, Dinov2Model
-    class token, LayerScale, registers             Dinov2WithRegisters...
-    attention pooling, no head                     SiglipVisionModel
-    mean of the tokens                             SiglipForImageClassification, SiglipVisionModel
-
-  Args:
-    params: the parameters, blocks in either form, numpy or jax arrays.
-    model: their model.
-    num_classes: outputs of the head; 0: no head.
-    image_size: (h, w) that the position table is for.
-    preprocess: what the model was evaluated with.
-    class_names: name of each output, or None.
-
-  Raises:
-    CheckpointError: parameters that are not the model's, or a knob that transformers cannot express. Lists
-      all.
-  """
-  flat, variant = checked_params(params, model, num_classes, image_size, library='transformers')
-  family, model_type = _target(model, num_classes)
-  raise_problems(
-    'the model cannot be written for transformers',
-    _unspeakable(model, variant, family, num_classes, image_size),
-  )
-  grid = (image_size[0] // variant.downsample, image_size[1] // variant.downsample)
-  flat, baked = with_learned_positions(flat, model, grid)
-  prefix = family.models[model_type] if num_classes else ''
-  shapes = {path: leaf.shape for path, leaf in flat.items()}
-  arrays = save_links(hf_names.links_of(shapes, family, prefix), flat)
-  table, token = f'{prefix}{family.positions}', f'{prefix}embeddings.distillation_token'
-  if token in arrays:
-    arrays[table] = np.insert(arrays[table], 1, 0, axis=1)
-  if family is DINOV2:
-    arrays[f'{prefix}embeddings.mask_token'] = np.zeros((1, variant.size.width), flat['cls'].dtype)
-  processor, lost = hf_config.write_preprocessor(preprocess, model_type)
-  return Exported(
-    arrays,
-    hf_config.write_config(model, variant, model_type, num_classes, image_size, class_names),
-    (*baked, *lost),
-    {'format': 'pt'},
-    processor,
-  )
-
-
-def _target(model: ModelConfig, num_classes: int) -> tuple[Family, str]:
-  """Returns the family and model_type that come nearest to the model."""
-  if model.pool != 'token':
-    return SIGLIP, 'siglip' if num_classes else 'siglip_vision_model'
-  if model.layer_scale_init is not None:
-    return DINOV2, 'dinov2_with_registers' if model.num_registers else 'dinov2'
-  return VIT, 'deit' if model.num_registers else 'vit'
-
-
-def _unspeakable(
-  model: ModelConfig, variant: ViTVariant, family: Family, num_classes: int, image_size: Size
-) -> list[Problem]:
-  """Returns a problem for each knob that the family cannot express."""
-  name = {id(VIT): 'ViT', id(DINOV2): 'DINOv2', id(SIGLIP): 'SigLIP'}[id(family)]
-  size = variant.size
-  most = {'ViT': 1, 'DINOv2': model.num_registers, 'SigLIP': 0}[name]
-  problems = []
-  if variant.stem_units:
-    problems.append(
-      Problem('model.variant', repr(model.variant), 'a plain ViT: transformers has no ResNet v2 stem')
-    )
-  if model.num_registers > most:
-    hint = 'With LayerScale it would be a DINOv2' if name == 'ViT' else ''
-    problems.append(
-      Problem('model.num_registers', str(model.num_registers), f'at most {most} in a {name}', hint)
-    )
-  if model.final_norm != 'tokens':
-    problems.append(Problem('model.final_norm', repr(model.final_norm), "'tokens'"))
-  if model.representation_size is not None and (num_classes or name != 'ViT'):
-    expected = 'None: only a ViTModel without head has such a layer, its pooler'
-    problems.append(Problem('model.representation_size', str(model.representation_size), expected))
-  if model.pool == 'map' and num_classes:
-    expected = "'token' or 'gap': transformers classifies the mean of SigLIP's tokens"
-    problems.append(Problem('model.pool', "'map'", expected, 'Export with num_classes=0'))
-  if name == 'SigLIP' and model.layer_scale_init is not None:
-    expected = "None, or pool='token' as in DINOv2"
-    problems.append(Problem('model.layer_scale_init', str(model.layer_scale_init), expected))
-  if name == 'SigLIP' and image_size[0] != image_size[1]:
-    problems.append(Problem('image_size', str(image_size), 'a square one in a SigLIP'))
-  if name == 'DINOv2' and size.mlp_dim % size.width:
-    problems.append(
-      Problem('model.mlp_dim', str(size.mlp_dim), f'a multiple of the width, {size.width}, in a DINOv2')
-    )
-  return problems

@@ -48,6 +48,7 @@ from vitjax.weights.placing import (
   find_prefix,
   lost_by_npz,
   mismatches,
+  num_outputs,
   place,
   preprocess_assumption,
   preprocess_checks,
@@ -127,7 +128,7 @@ def load(
   placements, model, size = _positions(path, placements, model, grid, position)
   model = dataclasses.replace(model, param_dtype=stored_dtype(placements))
   shapes = shapes_of(placements)
-  num_classes = shapes['head/kernel'][-1] if 'head/kernel' in shapes else 0
+  num_classes = num_outputs(shapes, 'head/kernel') or 0
   expected = expected_shapes(model, num_classes=num_classes, image_size=size)
   raise_problems(
     f'{path} does not fit {model.variant}, as which it was read', mismatches(placements, expected)
@@ -188,11 +189,10 @@ def _model_of(path: str, shapes: Mapping[str, Shape]) -> ModelConfig:
     patch_size=shapes['embedding/kernel'][0],
     stem_units=units,
   )
-  pre_logits = 'pre_logits/kernel'
   return ModelConfig(
     variant=variant,
     pool='token' if 'cls' in shapes else 'map' if 'MAPHead_0/probe' in shapes else 'gap',
-    representation_size=shapes[pre_logits][-1] if pre_logits in shapes else None,
+    representation_size=num_outputs(shapes, 'pre_logits/kernel'),
     qk_norm=True if f'{first}/MultiHeadDotProductAttention_0/query_ln/scale' in shapes else None,
     **sizes,
   )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -80,11 +81,7 @@ def _config() -> dict[str, Any]:
 
 def _read(path: str) -> tuple[Any, dict[str, Any]]:
   """Returns (the graph, its constants by name), parsed by the package onnx without touching other files."""
-  try:
-    import onnx
-  except ImportError as error:
-    hint = "Install it: pip install 'vitjax[onnx]'"
-    raise CheckpointError('.onnx files need a package', [Problem(path, str(error), 'onnx', hint)]) from error
+  onnx = _package(path)
   with open_binary(path) as file:
     content = file.read(MAX_BYTES + 1)
   if len(content) > MAX_BYTES:
@@ -94,6 +91,15 @@ def _read(path: str) -> tuple[Any, dict[str, Any]]:
   if not graph.node or not graph.initializer:
     raise CheckpointError('the weights cannot be read', [Problem(path, 'no graph', 'an ONNX file')])
   return graph, {tensor.name: tensor for tensor in graph.initializer}
+
+
+def _package(path: str) -> Any:
+  """Returns the package onnx, which is an extra."""
+  try:
+    return importlib.import_module('onnx')
+  except ImportError as error:
+    hint = "Install it: pip install 'vitjax[onnx]'"
+    raise CheckpointError('.onnx files need a package', [Problem(path, str(error), 'onnx', hint)]) from error
 
 
 @contextlib.contextmanager
@@ -167,8 +173,7 @@ def _entries(names: dict[str, str], tensors: dict[str, Any]) -> dict[str, Entry]
 
 def _array(tensor: Any) -> np.ndarray:
   """Returns a constant, which must lie inside the file and be float32."""
-  import onnx
-
+  onnx = _package(tensor.name)
   if tensor.data_type != onnx.TensorProto.FLOAT or tensor.data_location == onnx.TensorProto.EXTERNAL:
     problem = Problem(tensor.name, 'another type, or data in another file', 'float32 in this file')
     raise CheckpointError('the weights cannot be read', [problem])

@@ -143,6 +143,11 @@ def shapes_of(placements: Sequence[Placement]) -> dict[str, Shape]:
   return {path: shape for placement in placements for path, shape in placement.targets().items()}
 
 
+def num_outputs(shapes: Mapping[str, Shape], kernel: str) -> int | None:
+  """Returns the last side of a kernel; None without such a kernel (a scalar's shape is found out later)."""
+  return shapes[kernel][-1] if shapes.get(kernel) else None
+
+
 def mismatches(placements: Sequence[Placement], expected: Mapping[str, Shape]) -> list[Problem]:
   """Returns what is missing, left over or of another shape than the model's parameters, by the file's names."""
   keys = {path: placement.key for placement in placements for path in placement.targets()}

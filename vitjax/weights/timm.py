@@ -14,18 +14,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from vitjax.config.schema import ModelConfig
-from vitjax.data.preprocess import Preprocess
 from vitjax.errors import Problem
 from vitjax.weights import timm_config, timm_names
 from vitjax.weights.entries import Entry
 from vitjax.weights.imported import (
-  Exported,
   Imported,
   ImportReport,
   KeyRow,
@@ -37,15 +33,15 @@ from vitjax.weights.imported import (
   raise_problems,
   square_grid,
 )
-from vitjax.weights.links import load_links, save_links
+from vitjax.weights.links import load_links
 from vitjax.weights.pytorch import (
-  POSITIONS,
-  checked_params,
   joined_tokens,
   size_pair,
-  with_learned_positions,
   without_rows,
 )
+from vitjax.weights.timm_export import export
+
+__all__ = ['export', 'load', 'recognises']
 
 _BLOCK = re.compile(r'blocks\.(\d+)\..*')
 _UNIT = re.compile(r'patch_embed\.backbone\.stages\.(\d+)\.blocks\.(\d+)\..*')
@@ -179,7 +175,6 @@ def _read_facts(path: str, shapes: Mapping[str, Shape], config: Mapping[str, Any
     patch_size=patch_size,
     stem_units=units,
   )
-  scale = args.get('init_values')
   return _Facts(
     architecture=name,
     args=args,
@@ -190,13 +185,17 @@ def _read_facts(path: str, shapes: Mapping[str, Shape], config: Mapping[str, Any
     num_prefix=('cls_token' in shapes) + (shapes['reg_token'][1] if 'reg_token' in shapes else 0),
     pool=pool,
     final_norm='tokens' if 'norm.weight' in shapes else 'pooled',
-    layer_scale=(float(scale) if type(scale) in (int, float) else 1e-5)
-    if 'blocks.0.ls1.gamma' in shapes
-    else None,
+    layer_scale=_layer_scale(args) if 'blocks.0.ls1.gamma' in shapes else None,
     gelu=gelu,
     num_classes=shapes['head.weight'][0] if 'head.weight' in shapes else 0,
     assumed=tuple(assumed),
   )
+
+
+def _layer_scale(args: Mapping[str, Any]) -> float:
+  """Returns what a new model's LayerScale would start with; the file's own values are loaded in any case."""
+  value = args.get('init_values')
+  return float(value) if isinstance(value, int | float) and 0 < value < 1e6 else 1e-5
 
 
 def _sections(
@@ -233,6 +232,7 @@ def _shape_problems(shapes: Mapping[str, Shape]) -> list[Problem]:
     elif key in shapes and (len(shapes[key]) != rank or 0 in shapes[key]):
       problems.append(Problem(key, f'shape {list(shapes[key])}', f'{rank} axes, none empty'))
   if not problems:
+    problems += _token_problems(shapes)
     first = _STEM if _STEM in shapes else 'patch_embed.proj.weight'
     patch = shapes['patch_embed.proj.weight'][2:]
     if shapes[first][1] != 3:
@@ -242,6 +242,19 @@ def _shape_problems(shapes: Mapping[str, Shape]) -> list[Problem]:
   deepest = max((int(match[1]) for key in shapes if (match := _BLOCK.fullmatch(key))), default=0)
   if deepest >= _MAX_DEPTH:
     problems.append(Problem(f'blocks.{deepest}', 'a block', f'at most {_MAX_DEPTH}'))
+  return problems
+
+
+def _token_problems(shapes: Mapping[str, Shape]) -> list[Problem]:
+  """Returns a problem for each token or position table that is not as wide as the patches are embedded."""
+  width = shapes['patch_embed.proj.weight'][0]
+  problems = []
+  for key in ('cls_token', 'reg_token', 'pos_embed'):
+    rows = 1 if key == 'cls_token' else 'any number'
+    if key in shapes and (len(shapes[key]) != 3 or shapes[key] != (1, shapes[key][1], width)):
+      problems.append(Problem(key, f'shape {list(shapes[key])}', f'[1, {rows}, {width}]'))
+  if 'cls_token' in shapes and not problems and shapes['cls_token'][1] != 1:
+    problems.append(Problem('cls_token', f'shape {list(shapes["cls_token"])}', f'[1, 1, {width}]'))
   return problems
 
 
@@ -256,8 +269,8 @@ def _pool(
     seen = 'gap'
   else:
     seen = 'token'
-  if named is not None and (named not in timm_config.POOL or timm_config.POOL[named] != seen):
-    theirs = {ours: name for name, ours in timm_config.POOL.items()}[seen]
+  theirs = {ours: name for name, ours in timm_config.POOL.items()}[seen]
+  if named not in (None, theirs):
     return seen, [Problem('global_pool', repr(named)[:80], f'{theirs!r}, going by the arrays')]
   return seen, []
 
@@ -345,49 +358,3 @@ def _one_row(
   del result['cls_token']
   note = "not pooled, hence a register with its position, for pool='gap'"
   return result, (KeyRow('cls_token', 'registers', 'loaded', note),)
-
-
-def export(
-  params: Mapping[str, Any],
-  model: ModelConfig,
-  num_classes: int,
-  image_size: Size,
-  preprocess: Preprocess,
-  class_names: Sequence[str] | None = None,
-) -> Exported:
-  """Returns arrays and config.json that `timm.create_model('local-dir:FOLDER', pretrained=True)` loads.
-
-  Args:
-    params: the parameters, blocks in either form, numpy or jax arrays.
-    model: their model.
-    num_classes: outputs of the head; 0: no head.
-    image_size: (h, w) that the position table is for.
-    preprocess: what the model was evaluated with.
-    class_names: name of each output, or None.
-
-  Raises:
-    CheckpointError: parameters that are not the model's, or a knob that timm cannot express. Lists all.
-  """
-  flat, variant = checked_params(params, model, num_classes, image_size, library='timm')
-  problems = []
-  if model.norm_eps != 1e-6:
-    hint = 'timm fixes 1e-6; model.norm_eps=1e-6 changes the outputs a little'
-    problems.append(Problem('model.norm_eps', str(model.norm_eps), '1e-06', hint))
-  if model.representation_size is not None:
-    expected = 'None: timm has dropped this layer'
-    problems.append(Problem('model.representation_size', str(model.representation_size), expected))
-  raise_problems('the model cannot be written for timm', problems)
-  grid = (image_size[0] // variant.downsample, image_size[1] // variant.downsample)
-  flat, baked = with_learned_positions(flat, model, grid)
-  table = flat[POSITIONS]
-  has_class_row = model.pool == 'token' and bool(table[:, 0].any())
-  shapes = {path: leaf.shape for path, leaf in flat.items()}
-  links = timm_names.links_of(shapes, has_class_row=has_class_row, stem_units=variant.stem_units)
-  arrays = save_links(links, flat)
-  if has_class_row and model.num_registers:
-    rows = np.zeros((1, model.num_registers, table.shape[-1]), table.dtype)
-    arrays['pos_embed'] = np.concatenate([table[:, :1], rows, table[:, 1:]], axis=1)
-  config, lost = timm_config.write_config(
-    model, variant, num_classes, image_size, preprocess, class_names, has_class_row=has_class_row
-  )
-  return Exported(arrays, config, (*baked, *lost), {'format': 'pt'})

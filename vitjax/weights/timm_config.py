@@ -135,7 +135,7 @@ def read_preprocess(
     problems += [value] if isinstance(value, Problem) else []
     values[name] = value
   name = cfg.get('interpolation') or 'bicubic'
-  if name not in INTERPOLATIONS:
+  if not isinstance(name, str) or name not in INTERPOLATIONS:
     assumed.append(f'preprocess: bicubic instead of pretrained_cfg.interpolation={name!r}')
     name = 'bicubic'
   short = _read_crop(cfg, size, assumed, problems)
@@ -149,8 +149,8 @@ def read_preprocess(
 def _read_crop(cfg: Mapping[str, Any], size: Size, assumed: list[str], problems: list[Problem]) -> int | None:
   """Returns Preprocess.resize_short, and adds what is not exact to `assumed`."""
   share, mode = cfg.get('crop_pct') or 0.875, cfg.get('crop_mode') or 'center'
-  if type(share) not in (int, float) or not 0.001 <= share <= 1:
-    problems.append(Problem('pretrained_cfg.crop_pct', repr(share)[:80], 'a number from 0.001 to 1'))
+  if type(share) not in (int, float) or not 0.05 <= share <= 1:
+    problems.append(Problem('pretrained_cfg.crop_pct', repr(share)[:80], 'a number from 0.05 to 1'))
     return None
   if mode == 'center' and size[0] == size[1]:
     return math.floor(size[0] / share)

@@ -5,64 +5,31 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import zipfile
+import tracemalloc
 
-import jax
 import ml_dtypes
 import numpy as np
 import official_files
 import pytest
 from official_files import FAMILIES
+from tiny_vit import (
+  CLASSES,
+  SIZE,
+  TINY,
+  assert_equal,
+  export_options,
+  random_flat,
+  write_family,
+  zeros_entries,
+)
 
 from vitjax import trees
 from vitjax.config.schema import ModelConfig
 from vitjax.data.preprocess import Preprocess
 from vitjax.errors import CheckpointError
-from vitjax.models import build_model, stack_blocks
 from vitjax.weights import npz, read_weights
-from vitjax.weights.files import Entry, read_npz, write_npz
+from vitjax.weights.files import read_npz, write_npz
 from vitjax.weights.imported import expected_shapes
-
-TINY = ModelConfig(variant='Ti/4', width=24, depth=3, mlp_dim=40, num_heads=4)
-SIZE = (16, 16)
-CLASSES = 7
-
-
-def random_flat(model, *, num_classes=CLASSES, size=SIZE, dtype=np.float32, seed=0):
-  """Returns random parameters by path, with a class row of zeros, so that all families can hold them."""
-  rng = np.random.default_rng(seed)
-  shapes = expected_shapes(model, num_classes=num_classes, image_size=size)
-  flat = {path: rng.normal(0, 0.3, shape).astype(dtype) for path, shape in shapes.items()}
-  if model.pool == 'token' and npz.POSITIONS in flat:
-    flat[npz.POSITIONS][:, 0] = 0
-  return flat
-
-
-def write_family(path, flat, family, depth=TINY.depth):
-  np.savez(path, **official_files.vit_file(flat, depth, family))
-  return path
-
-
-def assert_equal(found, expected):
-  assert sorted(found) == sorted(expected)
-  for name, array in expected.items():
-    assert found[name].dtype == array.dtype, name
-    assert found[name].shape == array.shape, name
-    assert found[name].tobytes() == np.ascontiguousarray(array).tobytes(), name
-
-
-def zeros_entries(shapes):
-  """Returns entries that take no memory, for files of full size."""
-  return {
-    name: Entry(shape, np.dtype(np.float32), lambda shape=shape: np.broadcast_to(np.float32(0), shape))
-    for name, shape in shapes.items()
-  }
-
-
-def export_options(name):
-  family = FAMILIES[name]
-  layout = 'big_vision' if not family.class_row else 'linen' if family.norm == 'LayerNorm_1' else 'official'
-  return {'layout': layout, 'prefix': family.prefix, **({'scanned': True} if family.scanned else {})}
 
 
 @pytest.mark.parametrize('name', FAMILIES)
@@ -105,31 +72,6 @@ def test_other_heads_and_norms(change, writers, tmp_path):
     assert any('pool' in sentence for sentence in found.assumed) == (model.pool == 'gap')
     again = npz.export(found.params, model, CLASSES, SIZE, found.preprocess, **export_options(name)).arrays
     assert_equal(again, official_files.vit_file(flat, TINY.depth, FAMILIES[name]))
-
-
-def test_logits_survive_the_way_out_and_in(tmp_path):
-  """From a scanned model with a class row that is not zero, through big_vision's folded form, to loop form."""
-  model = dataclasses.replace(TINY, depth=2)
-  flat = random_flat(model)
-  flat[npz.POSITIONS] += np.float32(0.5)
-  params = stack_blocks(trees.unflatten(flat))
-  arrays = npz.export(params, model, CLASSES, SIZE, Preprocess(SIZE), layout='big_vision').arrays
-  write_npz(tmp_path / 'a.npz', arrays)
-  found = read_weights(tmp_path / 'a.npz')
-  assert not np.array_equal(found.params['cls'], flat['cls'])
-  images = np.random.default_rng(1).normal(size=(2, *SIZE, 3)).astype(np.float32)
-  apply = jax.jit(lambda p: build_model(model, num_classes=CLASSES).apply({'params': p}, images))
-  before, after = apply(trees.unflatten(flat)), apply(found.params)
-  np.testing.assert_allclose(after, before, atol=1e-5, rtol=1e-5)
-  assert np.ptp(before) > 0.1
-
-
-def test_the_class_row_is_folded_into_cls_for_big_vision():
-  flat = random_flat(TINY)
-  flat[npz.POSITIONS][:, 0] = 0.25
-  out = npz.export(trees.unflatten(flat), TINY, CLASSES, SIZE, Preprocess(SIZE), layout='big_vision').arrays
-  np.testing.assert_array_equal(out['params/cls'], flat['cls'] + np.float32(0.25))
-  np.testing.assert_array_equal(out['params/pos_embedding'], flat[npz.POSITIONS][:, 1:])
 
 
 @pytest.mark.parametrize('name', ['augreg', 'big_vision_scanned'])
@@ -342,6 +284,30 @@ def test_inlined_attention_pooling(tmp_path):
   assert_equal(trees.flatten(found.params), flat)
 
 
+def test_a_missing_class_token_is_named(tmp_path):
+  file = official_files.vit_file(random_flat(TINY), TINY.depth, FAMILIES['augreg'])
+  del file['cls']
+  np.savez(tmp_path / 'a.npz', **file)
+  with pytest.raises(CheckpointError, match='17 positions.*cls is missing'):
+    read_weights(tmp_path / 'a.npz')
+
+
+@pytest.mark.parametrize('name', ['augreg', 'big_vision_scanned'])
+def test_loading_takes_little_more_memory_than_the_file(name, tmp_path):
+  model = ModelConfig(variant='Ti/4', width=256, depth=4, mlp_dim=1024, num_heads=4)
+  file = write_family(tmp_path / 'a.npz', random_flat(model), FAMILIES[name], depth=4)
+  expected_shapes(model, num_classes=CLASSES, image_size=SIZE)  # what jax keeps of a first trace is no array
+  tracemalloc.start()
+  try:
+    found = read_weights(file)
+    peak = tracemalloc.get_traced_memory()[1]
+  finally:
+    tracemalloc.stop()
+  assert found.model == model
+  assert file.stat().st_size > 12 * 2**20
+  assert peak < 1.4 * file.stat().st_size
+
+
 def test_all_that_does_not_fit_is_listed(tmp_path):
   file = official_files.vit_file(random_flat(TINY), TINY.depth, FAMILIES['augreg'])
   del file['Transformer/encoderblock_1/MlpBlock_3/Dense_0/bias'], file['Transformer/encoder_norm/scale']
@@ -365,79 +331,6 @@ def test_two_spellings_of_one_array(tmp_path):
   np.savez(tmp_path / 'a.npz', **file)
   with pytest.raises(CheckpointError, match='LayerNorm_2/bias and .*LayerNorm_1/bias'):
     read_weights(tmp_path / 'a.npz')
-
-
-@pytest.mark.parametrize(
-  ('knobs', 'layout', 'where'),
-  [
-    ({'position': 'relative'}, 'big_vision', 'model.position'),
-    ({'position': 'learned_2d'}, 'official', 'model.position'),
-    ({'position': 'sincos_2d'}, 'official', 'model.position'),
-    ({'position': 'none'}, 'linen', 'model.position'),
-    ({'position_at': 'every_layer'}, 'official', 'model.position_at'),
-    ({'position_at': 'every_layer_shared'}, 'big_vision', 'model.position_at'),
-    ({'num_registers': 2}, 'official', 'model.num_registers'),
-    ({'layer_scale_init': 0.1}, 'big_vision', 'model.layer_scale_init'),
-    ({'parallel_blocks': True}, 'linen', 'model.parallel_blocks'),
-    ({'qk_norm': True}, 'official', 'model.qk_norm'),
-    ({'gelu': 'exact'}, 'official', 'model.gelu'),
-    ({'norm_eps': 1e-12}, 'big_vision', 'model.norm_eps'),
-    ({'final_norm': 'pooled', 'pool': 'gap'}, 'official', 'model.final_norm'),
-    ({'pool': 'map'}, 'official', 'model.pool'),
-  ],
-)
-def test_what_a_layout_cannot_express_names_the_knob(knobs, layout, where):
-  model = dataclasses.replace(TINY, **knobs)
-  params = trees.unflatten(random_flat(model))
-  with pytest.raises(CheckpointError) as caught:
-    npz.export(params, model, CLASSES, SIZE, Preprocess(SIZE), layout=layout)
-  assert [problem.where for problem in caught.value.problems] == [where]
-
-
-def test_export_lists_all_problems_at_once():
-  model = dataclasses.replace(TINY, gelu='exact', num_registers=1)
-  preprocess = Preprocess((32, 32), mean=(0.4, 0.5, 0.5), std=(0.2, 0.2, 0.2))
-  flat = random_flat(model)
-  del flat['registers']
-  with pytest.raises(CheckpointError) as caught:
-    npz.export(trees.unflatten(flat), model, CLASSES, SIZE, preprocess, scanned=True)
-  assert {problem.where for problem in caught.value.problems} == {
-    'registers', 'model.gelu', 'model.num_registers', 'scanned', 'preprocess.mean', 'preprocess.std',
-    'preprocess.image_size',
-  }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-  ('model', 'layout', 'where'),
-  [
-    (TINY, 'flax', 'layout'),
-    (dataclasses.replace(TINY, variant='22B/4'), 'linen', 'model.parallel_blocks'),
-  ],
-)
-def test_export_of_unknown_layouts_and_forms(model, layout, where):
-  params = trees.unflatten(random_flat(model))
-  with pytest.raises(CheckpointError, match=where):
-    npz.export(params, model, CLASSES, SIZE, Preprocess(SIZE), layout=layout)
-
-
-def test_what_an_export_loses_is_said():
-  preprocess = Preprocess(SIZE, interpolation='bicubic', resize_short=18)
-  out = npz.export(trees.unflatten(random_flat(TINY)), TINY, CLASSES, SIZE, preprocess, ['a'] * CLASSES)
-  assert len(out.lost) == 2
-  assert '7 classes' in out.lost[0]
-  assert 'bicubic' in out.lost[1]
-  assert out.config is None
-
-
-def test_written_files_are_plain_and_the_same_each_time(tmp_path):
-  arrays = {'a/b': np.arange(6, dtype=np.float32).reshape(2, 3).T, 'c': np.float32(3)}
-  for name in ('x.npz', 'y.npz'):
-    write_npz(tmp_path / name, arrays)
-  assert (tmp_path / 'x.npz').read_bytes() == (tmp_path / 'y.npz').read_bytes()
-  with np.load(tmp_path / 'x.npz', allow_pickle=False) as loaded:
-    assert_equal(dict(loaded), {name: np.asarray(array) for name, array in arrays.items()})
-  assert zipfile.ZipFile(tmp_path / 'x.npz').testzip() is None
-  assert [place.name for place in tmp_path.iterdir() if place.suffix != '.npz'] == []
 
 
 @pytest.mark.parametrize('alias', npz.ALIASES, ids=lambda alias: alias.pattern)

@@ -329,7 +329,7 @@ def test_nonsense_in_pretrained_cfg_is_refused(tmp_path):
     reread(tmp_path, export, model_args=[1])
 
 
-@pytest.mark.parametrize('short', [*range(224, 300), 1000, 99991])
+@pytest.mark.parametrize('short', [*range(224, 300), 1000, 4001])
 def test_crop_shares_survive_rounding(short):
   preprocess = Preprocess((224, 224), *timm_preset(), 'bicubic_antialias', short)
   cfg, lost = timm_config._write_preprocess(preprocess)

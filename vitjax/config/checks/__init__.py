@@ -8,6 +8,7 @@ from vitjax.config.checks.ignored import check_ignored
 from vitjax.config.checks.model import check_model
 from vitjax.config.checks.parallel import check_parallel
 from vitjax.config.checks.training import check_training
+from vitjax.config.checks.transfer import check_transfer
 from vitjax.config.schema import Recipe
 from vitjax.errors import Problem
 
@@ -23,6 +24,6 @@ def check_recipe(recipe: Recipe, bad: set[str], num_devices: int | None) -> list
     num_devices: devices of the run, None to skip what depends on it.
   """
   found = Findings(recipe, bad, num_devices)
-  for check in (check_model, check_data, check_training, check_parallel, check_ignored):
+  for check in (check_model, check_data, check_training, check_transfer, check_parallel, check_ignored):
     check(found)
   return found.problems

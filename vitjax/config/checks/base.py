@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from vitjax.config.eval_metrics import FEATURE_KINDS
 from vitjax.config.knobs import read
 from vitjax.config.schema import ModelConfig, Recipe, SourceConfig
 from vitjax.config.values import shown
@@ -42,8 +43,15 @@ class Findings:
       self.problems.append(Problem(where, text, expected, hint))
 
   def sources(self) -> list[str]:
-    """Returns the dotted paths of all sources."""
-    return ['data.source', *(f'evals.{name}.source' for name in self.recipe.evals)]
+    """Returns the dotted paths of all sources that are read."""
+    evals = self.recipe.evals
+    support = [f'evals.{name}.train_source' for name in evals if evals[name].kind in FEATURE_KINDS]
+    return ['data.source', *(f'evals.{name}.source' for name in evals), *support]
+
+  def head_sources(self) -> list[str]:
+    """Returns the dotted paths of the sources whose classes the model's head must hold."""
+    evals = self.recipe.evals
+    return ['data.source', *(f'evals.{n}.source' for n in evals if evals[n].kind not in FEATURE_KINDS)]
 
   def source(self, path: str) -> SourceConfig:
     """Returns the source at one of the paths of `sources`."""

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from vitjax.config.checks.base import Findings
-from vitjax.config.knobs import find_knob, read
+from vitjax.config.eval_metrics import FEATURE_KINDS
+from vitjax.config.knobs import fields_of, find_knob, read
+from vitjax.config.schema import EvalConfig, SourceConfig
 from vitjax.config.values import plain
 from vitjax.config.variants import ResNetVariant
 
@@ -87,6 +89,14 @@ SOURCE_USES = (
   Use(('subset_seed',), 'examples_per_class', test=_is_set, words='set'),
 )
 
+# Paths relative to an evaluator: evals.<name>.
+EVAL_USES = (
+  Use(tuple(f'train_source.{knob}' for knob in fields_of(SourceConfig)), 'kind', FEATURE_KINDS),
+  Use(('shots', 'num_draws', 'ridge_l2'), 'kind', ('fewshot',)),
+  Use(('num_neighbours', 'temperature'), 'kind', ('knn',)),
+  Use(('probe_l2',), 'kind', ('linear_probe',)),
+)
+
 VIT_ONLY = (
   'width', 'depth', 'mlp_dim', 'num_heads', 'patch_size', 'pool', 'position', 'position_at', 'num_registers',
   'representation_size', 'dropout_rate', 'attention_dropout_rate', 'stochastic_depth_rate',
@@ -100,11 +110,30 @@ def check_ignored(found: Findings) -> None:
     _check_use(found, use)
   for source in found.sources():
     for use in SOURCE_USES:
-      knobs = tuple(f'{source}.{knob}' for knob in use.knobs)
-      _check_use(found, dataclasses.replace(use, knobs=knobs, on=f'{source}.{use.on}'))
+      _check_use(found, _inside(use, source))
+  for name, config in found.recipe.evals.items():
+    for use in EVAL_USES:
+      _check_use(found, _inside(use, f'evals.{name}'))
+    _check_held_out(found, f'evals.{name}', config)
   _check_momentum(found)
   if isinstance(found.variant(), ResNetVariant):
     _check_resnet(found)
+
+
+def _inside(use: Use, group: str) -> Use:
+  """Returns `use` with its paths, relative to a group, made absolute."""
+  knobs = tuple(f'{group}.{knob}' for knob in use.knobs)
+  return dataclasses.replace(use, knobs=knobs, on=f'{group}.{use.on}')
+
+
+def _check_held_out(found: Findings, where: str, config: EvalConfig) -> None:
+  """Reports a held-out part where nothing is chosen on it."""
+  path = f'{where}.held_out'
+  if found.good(f'{where}.kind', f'{where}.probe_l2') and _differs(found, path):
+    if config.kind != 'linear_probe':
+      _report(found, path, f"{where}.kind = 'linear_probe'", 'Leave it out')
+    elif len(config.probe_l2) == 1:
+      _report(found, path, f'several values in {where}.probe_l2', 'Leave it out: there is nothing to choose')
 
 
 def _differs(found: Findings, path: str) -> bool:

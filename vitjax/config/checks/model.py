@@ -97,7 +97,7 @@ def _check_classes(found: Findings) -> None:
     found.add('model.num_classes', expected, 'Leave it out to take the number of classes of data.source')
     return
   largest: tuple[int, str] = (0, '')
-  for path in found.sources():
+  for path in found.head_sources():
     source = found.source(path)
     known = KNOWN_CLASSES[source.kind] if source.kind in KNOWN_CLASSES else source.num_classes
     if known is not None and known > largest[0] and found.good(f'{path}.kind', f'{path}.num_classes'):

@@ -7,11 +7,9 @@ import re
 from vitjax.config.checks.base import Findings
 from vitjax.config.checks.data import check_exists
 from vitjax.config.durations import Duration
+from vitjax.config.eval_metrics import best_metrics
 from vitjax.config.suggest import did_you_mean, nearest_divisors
 from vitjax.config.values import shown
-
-# Larger is better for these, which is how the best step is chosen.
-_BEST_METRICS = {'classification': ('accuracy_top1', 'accuracy_top5')}
 
 
 def check_training(found: Findings) -> None:
@@ -154,9 +152,7 @@ def _check_keep_best(found: Findings) -> None:
   wanted = recipe.checkpoint.keep_best
   if wanted is None or not found.good('evals'):
     return
-  known = [
-    f'{name}/{metric}' for name, config in recipe.evals.items() for metric in _BEST_METRICS[config.kind]
-  ]
+  known = [f'{name}/{metric}' for name, config in recipe.evals.items() for metric in best_metrics(config)]
   if wanted not in known:
     expected = (
       f'one of {", ".join(map(repr, known))}' if known else "'<evaluator>/<metric>' of one of config.evals"

@@ -1,0 +1,27 @@
+"""Names of evaluators' metrics: what `checkpoint.keep_best` may ask for, and what evaluators report."""
+
+from __future__ import annotations
+
+from vitjax.config.schema import EvalConfig
+
+# Evaluators of frozen features: they read train_source, and no head.
+FEATURE_KINDS = ('fewshot', 'knn', 'linear_probe')
+
+
+def fewshot_metric(config: EvalConfig, shots: int, l2: float) -> str:
+  """Returns 'accuracy_5shot', or 'accuracy_5shot_l2_1024' where several penalties are tried."""
+  return f'accuracy_{shots}shot' + (f'_l2_{l2:g}' if len(config.ridge_l2) > 1 else '')
+
+
+def knn_metric(num_neighbours: int) -> str:
+  """Returns 'accuracy_20nn'."""
+  return f'accuracy_{num_neighbours}nn'
+
+
+def best_metrics(config: EvalConfig) -> tuple[str, ...]:
+  """Returns the metrics of an evaluator of which the largest value is the best."""
+  if config.kind == 'fewshot':
+    return tuple(fewshot_metric(config, shots, l2) for shots in config.shots for l2 in config.ridge_l2)
+  if config.kind == 'knn':
+    return tuple(knn_metric(num) for num in config.num_neighbours)
+  return ('accuracy_top1',) if config.kind == 'linear_probe' else ('accuracy_top1', 'accuracy_top5')

@@ -1,0 +1,216 @@
+"""Accuracy of frozen features by multinomial logistic regression: the linear probe."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+import scipy.special
+
+from vitjax.config.schema import EvalConfig
+from vitjax.data import Source
+from vitjax.errors import DataError, Problem
+from vitjax.evaluators.features import Features, Whitening
+
+log = logging.getLogger('vitjax')
+
+_CHUNK_SIZE = 8192
+_MAX_ITERATIONS = 1000
+_SPLIT_SEED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Logistic:
+  """A fitted logistic regression, float64.
+
+  Attributes:
+    l2: its penalty.
+    whitening: of the training features.
+    kernel: [d, v], on standardised features.
+    bias: [v].
+  """
+
+  l2: float
+  whitening: Whitening
+  kernel: np.ndarray
+  bias: np.ndarray
+
+  def log_probabilities(self, values: np.ndarray) -> np.ndarray:
+    """Returns the logarithms of the class probabilities of features [n, d], float64 [n, v]."""
+    return scipy.special.log_softmax(self.whitening(values) @ self.kernel + self.bias, axis=1)
+
+  def evaluate(self, values: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Returns (accuracy, mean cross-entropy) on features [n, d] and labels [n]."""
+    correct, loss = 0, 0.0
+    for start in range(0, len(values), _CHUNK_SIZE):
+      truth = labels[start : start + _CHUNK_SIZE]
+      scores = self.log_probabilities(values[start : start + _CHUNK_SIZE])
+      correct += int((scores.argmax(axis=1) == truth).sum())
+      loss -= float(np.take_along_axis(scores, truth[:, None], axis=1).sum())
+    return correct / len(values), loss / len(values)
+
+
+@jax.jit
+def _loss_and_gradient(weights, x, labels, real, l2):
+  """Returns mean cross-entropy + l2/2 |kernel|^2, and its gradient, of chunked examples.
+
+  Args:
+    weights: [d + 1, v], the bias last.
+    x: [c, m, d] standardised features.
+    labels: int32 [c, m].
+    real: [c, m], 1 for an example and 0 for padding.
+    l2: scalar.
+  """
+  kernel, bias = weights[:-1], weights[-1]
+  matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+  def add_chunk(total, chunk):
+    features, truth, weight = chunk
+    scores = jax.nn.log_softmax(matmul(features, kernel) + bias[None])
+    target = jax.nn.one_hot(truth, bias.shape[0], dtype=scores.dtype)
+    difference = (jnp.exp(scores) - target) * weight[:, None]
+    loss = -((scores * target).sum(axis=1) * weight).sum()
+    parts = (loss, matmul(features.T, difference), difference.sum(axis=0))
+    return tuple(a + b for a, b in zip(total, parts, strict=True)), None
+
+  zero = (jnp.zeros((), weights.dtype), jnp.zeros_like(kernel), jnp.zeros_like(bias))
+  (loss, kernel_gradient, bias_gradient), _ = jax.lax.scan(add_chunk, zero, (x, labels, real))
+  count = real.sum()
+  loss = loss / count + l2 / 2 * jnp.vdot(kernel, kernel, precision=jax.lax.Precision.HIGHEST)
+  gradient = jnp.concatenate([kernel_gradient / count + l2 * kernel, (bias_gradient / count)[None]])
+  return loss, gradient
+
+
+def fit_logistic(
+  values: np.ndarray, labels: np.ndarray, *, num_classes: int, l2: Sequence[float]
+) -> list[Logistic]:
+  """Returns a logistic regression for each penalty, in the order of `l2`.
+
+  Minimises mean cross-entropy + l2/2 |kernel|^2 (the bias is free) over features standardised by their own mean
+  and std, by L-BFGS from zero; the strongest penalty comes first and starts the next one. Loss and gradient
+  are float64 on CPU and GPU, float32 on TPU, computed on this process's first device; the optimiser is
+  scipy's, on the host. In scikit-learn's terms C = 1 / (n * l2).
+
+  Args:
+    values: float [n, d].
+    labels: int [n], in [0, num_classes).
+    num_classes: v.
+    l2: positive penalties.
+  """
+  whitening = Whitening.of(values)
+  dtype = np.float32 if jax.default_backend() == 'tpu' else np.float64
+  size = min(len(values), _CHUNK_SIZE)
+  padding = -len(values) % size
+  x = np.pad(whitening(values), ((0, padding), (0, 0))).astype(dtype).reshape(-1, size, values.shape[1])
+  truth = np.pad(labels, (0, padding)).astype(np.int32).reshape(-1, size)
+  real = np.pad(np.ones(len(values), dtype), (0, padding)).reshape(-1, size)
+  shape = (values.shape[1] + 1, num_classes)
+  weights = np.zeros(shape)
+  fitted: dict[float, Logistic] = {}
+  with jax.enable_x64(dtype is np.float64):
+    on_device = [jnp.asarray(array) for array in (x, truth, real)]
+
+    def objective(flat: np.ndarray, penalty: float) -> tuple[float, np.ndarray]:
+      loss, gradient = _loss_and_gradient(flat.reshape(shape).astype(dtype), *on_device, dtype(penalty))
+      return float(loss), np.asarray(gradient, np.float64).ravel()
+
+    for penalty in sorted(set(l2), reverse=True):
+      found = scipy.optimize.minimize(
+        objective,
+        weights.ravel(),
+        args=(penalty,),
+        jac=True,
+        method='L-BFGS-B',
+        options={
+          'maxiter': _MAX_ITERATIONS,
+          'maxfun': 2 * _MAX_ITERATIONS,
+          'gtol': 1e-6,
+          'ftol': 64 * np.finfo(dtype).eps,
+        },
+      )
+      if found.nit >= _MAX_ITERATIONS:
+        log.warning('linear probe: l2 = %g has not converged in %d iterations', penalty, found.nit)
+      weights = found.x.reshape(shape)
+      fitted[penalty] = Logistic(penalty, whitening, weights[:-1], weights[-1])
+  return [fitted[penalty] for penalty in l2]
+
+
+def hold_out(labels: np.ndarray, share: float) -> np.ndarray:
+  """Returns bool [n]: the examples set aside, share * count of each class rounded down; a fixed random choice."""
+  held = np.zeros(len(labels), bool)
+  for label in np.unique(labels):
+    of_class = np.flatnonzero(labels == label)
+    shuffled = np.random.RandomState([_SPLIT_SEED, label]).permutation(of_class)
+    held[shuffled[: int(share * len(of_class))]] = True
+  return held
+
+
+def choose_l2(
+  values: np.ndarray, labels: np.ndarray, *, num_classes: int, l2: Sequence[float], held_out: float, where: str
+) -> float:
+  """Returns the penalty with the best accuracy on a held-out part of the training features.
+
+  Of equal accuracies the one with the lower held-out loss, of equal losses the larger penalty.
+
+  Args:
+    values: float [n, d].
+    labels: int [n].
+    num_classes: v.
+    l2: the candidates; one alone is returned as it is.
+    held_out: share of each class that is set aside.
+    where: the evaluator's dotted path, for messages.
+
+  Raises:
+    DataError: every class is too small for a part of it to be set aside.
+  """
+  if len(l2) == 1:
+    return l2[0]
+  held = hold_out(labels, held_out)
+  if not held.any():
+    expected = f'examples to choose among {len(l2)} penalties with: the largest class has {np.bincount(labels).max()}'
+    hint = f'Raise {where}.held_out, or give one value in {where}.probe_l2'
+    raise DataError('nothing is held out', [Problem(f'{where}.held_out', f'{held_out:g}', expected, hint)])
+  fits = fit_logistic(values[~held], labels[~held], num_classes=num_classes, l2=l2)
+  results = {fit.l2: fit.evaluate(values[held], labels[held]) for fit in fits}
+  return max(results, key=lambda penalty: (results[penalty][0], -results[penalty][1], penalty))
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearProbe:
+  """The linear probe of one pair of sources.
+
+  Attributes:
+    config: probe_l2, held_out.
+    support: the images that the classifier is fitted to.
+    where: the evaluator's dotted path, for messages.
+  """
+
+  config: EvalConfig
+  support: Source
+  where: str
+
+  def score(self, train: Features, test: Features) -> dict[str, float]:
+    """Returns 'accuracy_top1', 'loss' (both on the test features) and 'l2', the penalty that was chosen.
+
+    Args:
+      train: features of `support`.
+      test: features of the test images.
+    """
+    num_classes = self.support.num_classes
+    chosen = choose_l2(
+      train.values,
+      train.labels,
+      num_classes=num_classes,
+      l2=self.config.probe_l2,
+      held_out=self.config.held_out,
+      where=self.where,
+    )
+    (fit,) = fit_logistic(train.values, train.labels, num_classes=num_classes, l2=(chosen,))
+    accuracy, loss = fit.evaluate(test.values, test.labels)
+    return {'accuracy_top1': accuracy, 'loss': loss, 'l2': chosen}
