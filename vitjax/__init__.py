@@ -2,7 +2,8 @@
 
 Public names, imported on first use so that `import vitjax` and `vitjax --help` stay instant:
 
-  load(path)                 a checkpoint as a model that predicts; see vitjax.loading
+  load(path)                 any checkpoint as a model that predicts; see vitjax.loading
+  export(loaded, path, ...)  a model as official .npz, timm or Hugging Face files; see vitjax.exporting
   create_model("B/16", ...)  a Linen module of the size table; see vitjax.models
 """
 
@@ -12,9 +13,9 @@ import importlib
 from typing import Any
 
 __version__ = '0.1.0'
-__all__ = ['__version__', 'create_model', 'load']
+__all__ = ['__version__', 'create_model', 'export', 'load']
 
-_HOMES = {'load': 'vitjax.loading', 'create_model': 'vitjax.models'}
+_HOMES = {'load': 'vitjax.loading', 'export': 'vitjax.exporting', 'create_model': 'vitjax.models'}
 
 
 def __getattr__(name: str) -> Any:

@@ -21,6 +21,7 @@ from vitjax.data import Preprocess
 from vitjax.errors import CheckpointError, ConfigError, Problem
 from vitjax.models import build_model, unstack_blocks
 from vitjax.ops.normalize import normalize
+from vitjax.trees import flatten
 
 Path = str | os.PathLike[str]
 _FOREIGN_SUFFIXES = ('.npz', '.safetensors', '.onnx')
@@ -115,9 +116,10 @@ class Loaded:
   def _attend(self) -> Any:
     def run(params: Any, images: jax.Array) -> jax.Array:
       _, kept = self.model.apply({'params': params}, images, train=False, mutable=['intermediates'])
-      blocks = unstack_blocks(kept['intermediates'])['Transformer']
-      maps = [blocks[f'encoderblock_{i}'] for i in range(len(blocks))]
-      return jnp.stack([m['MultiHeadDotProductAttention_0']['attention'][0] for m in maps], axis=1)
+      maps = flatten(unstack_blocks(kept['intermediates']))
+      name = 'Transformer/encoderblock_{}/MultiHeadDotProductAttention_0/attention/0'
+      depth = sum(path.startswith('Transformer/') for path in maps)
+      return jnp.stack([maps[name.format(i)] for i in range(depth)], axis=1)
 
     return jax.jit(run)
 

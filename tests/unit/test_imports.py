@@ -26,6 +26,7 @@ ROOMS = (
   'golden',
   'weights',
   'loading',
+  'exporting',
   'training',
   'analysis',
   'cli',

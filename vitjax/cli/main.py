@@ -18,7 +18,9 @@ from vitjax.errors import TrainingError, VitjaxError
 COMMANDS = {
   'train': 'pretrain, fine-tune or resume a recipe; --dry_run shows what would happen',
   'eval': "evaluate a checkpoint on its recipe's splits, or on others",
+  'probe': 'judge frozen features: few-shot, nearest neighbours or a linear probe, against raw pixels',
   'predict': 'classify images with a checkpoint: top-5 with class names',
+  'export': 'write a model as official .npz, timm or Hugging Face files',
   'data': 'show what the model will see: a contact sheet and counts per class',
   'quickstart': 'pretrain on MNIST, transfer to digits, compare: minutes on a laptop',
   'doctor': 'check this environment: versions, backend, devices, memory',

@@ -1,4 +1,4 @@
-"""Classify images with a vitjax checkpoint: the five most likely classes of each, with their probabilities.
+"""Classify images with any checkpoint: the five most likely classes of each, with their probabilities.
 
 vitjax predict cat.jpg dog.jpg --checkpoint=runs/pets
 vitjax predict photos/*.png --checkpoint=runs/pets/checkpoints/500 --top=3
@@ -13,7 +13,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the flags."""
   parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files')
   parser.add_argument(
-    '--checkpoint', required=True, metavar='PATH', help='a workdir, or one step inside WORKDIR/checkpoints'
+    '--checkpoint',
+    required=True,
+    metavar='PATH',
+    help='anything that vitjax.load reads: a workdir, .npz, .safetensors ...',
   )
   parser.add_argument('--top', type=int, default=5, metavar='K', help='how many classes to print (default 5)')
 
@@ -42,7 +45,8 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
       faults += error.problems or [Problem(image, '', error.headline)]
   if readable:
     logits = loaded.predict(readable)
-    sigmoid = loaded.recipe.objective.loss == 'sigmoid'
+    # Foreign files do not say how their scores were trained; softmax is the habit.
+    sigmoid = loaded.recipe is not None and loaded.recipe.objective.loss == 'sigmoid'
     scores = scipy.special.expit(logits) if sigmoid else scipy.special.softmax(logits, axis=-1)
     for image, row in zip(readable, scores, strict=True):
       print(image)

@@ -1,4 +1,4 @@
-"""Names of evaluators' metrics: what `checkpoint.keep_best` may ask for, and what evaluators report."""
+"""What each kind of evaluator reads and reports: its own knobs, and the names of its metrics."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ from vitjax.config.schema import EvalConfig
 
 # Evaluators of frozen features: they read train_source, and no head.
 FEATURE_KINDS = ('fewshot', 'knn', 'linear_probe')
+# Knobs of EvalConfig that one kind alone reads. The linear probe reads held_out where there is a choice of probe_l2.
+KIND_KNOBS = {
+  'fewshot': ('shots', 'num_draws', 'ridge_l2'),
+  'knn': ('num_neighbours', 'temperature'),
+  'linear_probe': ('probe_l2', 'held_out'),
+}
 
 
 def fewshot_metric(config: EvalConfig, shots: int, l2: float) -> str:

@@ -65,7 +65,7 @@ def build_evaluator(
     return ClassificationEvaluator(objective, recipe.objective.loss, mesh, batches(source))
   train_source = sources[f'{where}.train_source']
   check_same_classes(train_source, source)
-  probe = make_probe(config, train_source, where=where)
+  probe = make_probe(config, train_source, prefix=f'{where}.')
   extractor = FeatureExtractor(objective, mesh)
   return TransferEvaluator(where, probe, extractor, batches(probe.support), batches(source))
 

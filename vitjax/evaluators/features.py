@@ -131,7 +131,9 @@ class FeatureExtractor:
         pending = result
       if pending is not None:
         parts.append(_real_rows(pending))
-    values, labels, index = (np.concatenate([p[name] for p in parts]) for name in ('values', 'label', 'index'))
+    values, labels, index = (
+      np.concatenate([p[name] for p in parts]) for name in ('values', 'label', 'index')
+    )
     return make_features(values, labels, index, where=where)
 
 

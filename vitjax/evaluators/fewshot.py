@@ -145,14 +145,14 @@ class FewShot:
   num_classes: int
 
   @classmethod
-  def from_source(cls, config: EvalConfig, source: Source, *, where: str) -> FewShot:
-    """Draws the support sets; raises DataError like `draw_support`."""
+  def from_source(cls, config: EvalConfig, source: Source, *, prefix: str) -> FewShot:
+    """Draws the support sets; raises DataError like `draw_support`. `prefix` as in `make_probe`."""
     draws = draw_support(
       source.labels(),
       shots=config.shots,
       num_draws=config.num_draws,
       class_names=source.class_names,
-      where=f'{where}.shots',
+      where=f'{prefix}shots',
     )
     union = np.unique(np.concatenate([draw.examples for draw in draws]))
     inside = tuple(draw._replace(examples=np.searchsorted(union, draw.examples)) for draw in draws)

@@ -72,9 +72,7 @@ def _padded(rows: np.ndarray, num_rows: int) -> np.ndarray:
   return np.pad(rows, ((0, num_rows - len(rows)), (0, 0)))
 
 
-def vote(
-  similarity: np.ndarray, labels: np.ndarray, *, temperature: float, num_classes: int
-) -> np.ndarray:
+def vote(similarity: np.ndarray, labels: np.ndarray, *, temperature: float, num_classes: int) -> np.ndarray:
   """Returns the class with the largest sum of exp(cosine / temperature) over the neighbours, int64 [n].
 
   Of equal sums the lowest class. Summed in float64.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import math
 from collections.abc import Sequence
 
 import jax
@@ -22,7 +23,6 @@ log = logging.getLogger('vitjax')
 
 _CHUNK_SIZE = 8192
 _MAX_ITERATIONS = 1000
-_SPLIT_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,18 +141,32 @@ def fit_logistic(
   return [fitted[penalty] for penalty in l2]
 
 
-def hold_out(labels: np.ndarray, share: float) -> np.ndarray:
-  """Returns bool [n]: the examples set aside, share * count of each class rounded down; a fixed random choice."""
+def hold_out(labels: np.ndarray, share: float, *, seed: int = 0, at_least: int = 0) -> np.ndarray:
+  """Returns bool [n]: the examples that are set aside, `share` of each class rounded down.
+
+  Args:
+    labels: int [n].
+    share: in [0, 1].
+    seed: of the choice, which in one class does not depend on the others.
+    at_least: set aside so many of each class, even where that is more than the share.
+  """
   held = np.zeros(len(labels), bool)
   for label in np.unique(labels):
     of_class = np.flatnonzero(labels == label)
-    shuffled = np.random.RandomState([_SPLIT_SEED, label]).permutation(of_class)
-    held[shuffled[: int(share * len(of_class))]] = True
+    # A share such as 0.29 of 100 is 28.999999999999996.
+    count = max(math.floor(share * len(of_class) + 1e-9), at_least)
+    held[np.random.RandomState([seed, label]).permutation(of_class)[:count]] = True
   return held
 
 
 def choose_l2(
-  values: np.ndarray, labels: np.ndarray, *, num_classes: int, l2: Sequence[float], held_out: float, where: str
+  values: np.ndarray,
+  labels: np.ndarray,
+  *,
+  num_classes: int,
+  l2: Sequence[float],
+  held_out: float,
+  prefix: str,
 ) -> float:
   """Returns the penalty with the best accuracy on a held-out part of the training features.
 
@@ -164,7 +178,7 @@ def choose_l2(
     num_classes: v.
     l2: the candidates; one alone is returned as it is.
     held_out: share of each class that is set aside.
-    where: the evaluator's dotted path, for messages.
+    prefix: what stands before the names of knobs in messages, such as 'evals.val.'.
 
   Raises:
     DataError: every class is too small for a part of it to be set aside.
@@ -173,9 +187,11 @@ def choose_l2(
     return l2[0]
   held = hold_out(labels, held_out)
   if not held.any():
-    expected = f'examples to choose among {len(l2)} penalties with: the largest class has {np.bincount(labels).max()}'
-    hint = f'Raise {where}.held_out, or give one value in {where}.probe_l2'
-    raise DataError('nothing is held out', [Problem(f'{where}.held_out', f'{held_out:g}', expected, hint)])
+    expected = (
+      f'examples to choose among {len(l2)} penalties with: the largest class has {np.bincount(labels).max()}'
+    )
+    hint = f'Raise {prefix}held_out, or give one value in {prefix}probe_l2'
+    raise DataError('nothing is held out', [Problem(f'{prefix}held_out', f'{held_out:g}', expected, hint)])
   fits = fit_logistic(values[~held], labels[~held], num_classes=num_classes, l2=l2)
   results = {fit.l2: fit.evaluate(values[held], labels[held]) for fit in fits}
   return max(results, key=lambda penalty: (results[penalty][0], -results[penalty][1], penalty))
@@ -188,12 +204,12 @@ class LinearProbe:
   Attributes:
     config: probe_l2, held_out.
     support: the images that the classifier is fitted to.
-    where: the evaluator's dotted path, for messages.
+    prefix: what stands before the names of knobs in messages.
   """
 
   config: EvalConfig
   support: Source
-  where: str
+  prefix: str
 
   def score(self, train: Features, test: Features) -> dict[str, float]:
     """Returns 'accuracy_top1', 'loss' (both on the test features) and 'l2', the penalty that was chosen.
@@ -209,7 +225,7 @@ class LinearProbe:
       num_classes=num_classes,
       l2=self.config.probe_l2,
       held_out=self.config.held_out,
-      where=self.where,
+      prefix=self.prefix,
     )
     (fit,) = fit_logistic(train.values, train.labels, num_classes=num_classes, l2=(chosen,))
     accuracy, loss = fit.evaluate(test.values, test.labels)

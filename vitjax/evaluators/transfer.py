@@ -27,23 +27,23 @@ class Probe(Protocol):
     ...
 
 
-def make_probe(config: EvalConfig, train_source: Source, *, where: str) -> Probe:
+def make_probe(config: EvalConfig, train_source: Source, *, prefix: str) -> Probe:
   """Returns the probe that config.kind asks for.
 
   Args:
     config: of kind 'fewshot', 'knn' or 'linear_probe'.
     train_source: the opened config.train_source.
-    where: the evaluator's dotted path, for messages.
+    prefix: what stands before the names of knobs in messages, such as 'evals.val.'.
 
   Raises:
     DataError: classes have fewer examples than config.shots, all of them named.
   """
   if config.kind == 'fewshot':
-    return FewShot.from_source(config, train_source, where=where)
+    return FewShot.from_source(config, train_source, prefix=prefix)
   if config.kind == 'knn':
     return Knn(config, train_source)
   assert config.kind == 'linear_probe', config.kind
-  return LinearProbe(config, train_source, where)
+  return LinearProbe(config, train_source, prefix)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -96,8 +96,9 @@ class Run:
         yield to_global(self.mesh, {'image': batch['image'], 'label': batch['label']})
 
   def preprocess(self) -> Preprocess:
-    """Returns how an image becomes an input: as the first evaluator of the head does it, or a plain resize."""
-    evals = [config for config in self.recipe.evals.values() if reads_head(config)]
+    """Returns how an image becomes an input: as the first evaluator does it, those of the head before others;
+    a plain resize without any."""
+    evals = sorted(self.recipe.evals.values(), key=lambda config: not reads_head(config))
     return Preprocess.from_config(self.recipe.data, resize_short=evals[0].resize_short if evals else None)
 
 

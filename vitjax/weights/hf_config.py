@@ -122,10 +122,10 @@ def read_preprocess(
     assumed.append('preprocess: pixels are scaled to [0, 1] before normalisation, unlike do_rescale says')
   number = processor.get('resample')
   default = 2 if model_type == 'vit' else 3
-  known = type(number) is int and number in _FILTERS
+  known = isinstance(number, int) and number in _FILTERS
   if number is not None and not known:
     assumed.append(f'preprocess: {_FILTERS[default]} instead of resample={number!r}')
-  name = _FILTERS[number if known else default]
+  name = _FILTERS[number] if isinstance(number, int) and known else _FILTERS[default]
   crop, short = _read_crop(processor, size, assumed)
   if short is not None and short > 20 * max(crop):
     problem = Problem('size', f'a short side of {short}', f'at most 20 times the crop, {crop}')

@@ -219,6 +219,9 @@ def _model(
   """Returns (the network, what was assumed)."""
   width, _, patch_size, _ = shapes[f'{prefix}{family.patches}.weight']
   gelu, eps, assumed = hf_config.read_numbers(section, model_type)
+  raise_problems(
+    f'{path}: config.json and arrays disagree', _conflicts(shapes, section, family, prefix, model_type)
+  )
   heads = section.get('num_attention_heads') if section is not None else None
   if heads is None:
     heads = max(width // 64, 1)
@@ -256,6 +259,35 @@ def _model(
     gelu=gelu,
     **sizes,
   ), assumed
+
+
+def _conflicts(
+  shapes: Mapping[str, Shape],
+  section: Mapping[str, Any] | None,
+  family: Family,
+  prefix: str,
+  model_type: str,
+) -> list[Problem]:
+  """Returns where config.json names other sizes or tokens than the arrays have."""
+  width, _, patch_size, _ = shapes[f'{prefix}{family.patches}.weight']
+  tokens = {'deit': 'embeddings.distillation_token', 'dinov2_with_registers': 'embeddings.register_tokens'}
+  problems = []
+  for name, key in tokens.items():
+    if (model_type == name) != (f'{prefix}{key}' in shapes):
+      there = 'missing in the file' if model_type == name else 'in the file'
+      problems.append(Problem(f'{prefix}{key}', there, f'such an array with model_type {name!r} alone'))
+  registers = f'{prefix}{tokens["dinov2_with_registers"]}'
+  found = {
+    'hidden_size': width,
+    'num_hidden_layers': hf_names.depth_of(shapes, family, prefix),
+    'patch_size': patch_size,
+    'num_register_tokens': shapes[registers][1] if registers in shapes else 0,
+  }
+  for name, value in found.items():
+    said = section.get(name) if section is not None else None
+    if said is not None and said not in (value, [value, value]):
+      problems.append(Problem(name, repr(said)[:80], f'{value}, as in the arrays'))
+  return problems
 
 
 def _layer_scale(section: Mapping[str, Any] | None) -> float:

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from vitjax.config import default_config, evaluator, load_config, parse_recipe
-from vitjax.config.checks.ignored import SOURCE_USES, USES, VIT_ONLY
+from vitjax.config import default_config, evaluator, load_config, parse_recipe, source_config
+from vitjax.config.checks.ignored import EVAL_USES, SOURCE_USES, USES, VIT_ONLY
 from vitjax.config.knobs import walk
 from vitjax.errors import ConfigError
 
@@ -285,12 +285,65 @@ MUTATIONS = [
   ({'model.variant': 'R50x1', 'optim.layer_decay': 0.8}, 'optim.layer_decay', 'a transformer variant'),
 ]
 
+# Knobs of evaluators' train_source, with a value that is no default.
+TRAIN_SOURCE_VALUES = {
+  'kind': 'digits', 'path': HERE, 'name': 'cifar10', 'split': 'test', 'examples_per_class': 5, 'subset_seed': 1,
+  'num_examples': 32, 'num_classes': 3, 'max_corrupt': 1,
+}  # fmt: skip
+
+
+def frozen(kind, **edits):
+  """Returns edits that make evals.val an evaluator of frozen features, then change some of its knobs."""
+  train_source = source_config(kind='synthetic', num_classes=10)
+  edits = {f'evals.val.{name}': value for name, value in edits.items()}
+  return {'evals.val.kind': kind, 'evals.val.train_source': train_source} | edits
+
+
+MUTATIONS += [
+  (
+    frozen('classification', train_source=source_config(**{name: value})),
+    f'evals.val.train_source.{name}',
+    "'knn'",
+  )
+  for name, value in TRAIN_SOURCE_VALUES.items()
+]
+MUTATIONS += [
+  ({'evals.val.shots': (5,)}, 'evals.val.shots', "evals.val.kind = 'fewshot'"),
+  ({'evals.val.num_draws': 1}, 'evals.val.num_draws', "'fewshot'"),
+  ({'evals.val.ridge_l2': (1.0,)}, 'evals.val.ridge_l2', "'fewshot'"),
+  ({'evals.val.num_neighbours': (5,)}, 'evals.val.num_neighbours', "'knn'"),
+  ({'evals.val.temperature': 0.1}, 'evals.val.temperature', "'knn'"),
+  ({'evals.val.probe_l2': (1.0,)}, 'evals.val.probe_l2', "'linear_probe'"),
+  ({'evals.val.held_out': 0.1}, 'evals.val.held_out', "'linear_probe'"),
+  (frozen('linear_probe', probe_l2=(1.0,), held_out=0.1), 'evals.val.held_out', 'several values'),
+  (frozen('knn', shots=(5,)), 'evals.val.shots', "'fewshot'"),
+  (frozen('fewshot', shots=()), 'evals.val.shots', 'at least one value'),
+  (frozen('fewshot', shots=(5, 1, 5)), 'evals.val.shots', '5 stands there twice'),
+  (frozen('fewshot', shots=5), 'evals.val.shots', '(5,)'),
+  (frozen('fewshot', shots=(0,)), 'evals.val.shots', '1'),
+  (frozen('fewshot', ridge_l2=(1.0, 1.0000000001)), 'evals.val.ridge_l2', 'twice'),
+  (frozen('fewshot', ridge_l2=(0.0,)), 'evals.val.ridge_l2', '1e-06'),
+  (frozen('knn', num_neighbours=()), 'evals.val.num_neighbours', 'at least one value'),
+  (frozen('knn', temperature=0.0), 'evals.val.temperature', '0.001'),
+  (frozen('linear_probe', probe_l2=()), 'evals.val.probe_l2', 'at least one value'),
+  (frozen('linear_probe', held_out=1.0), 'evals.val.held_out', '0.9'),
+  ({'evals.val.kind': 'knn'}, 'evals.val.train_source.kind', 'nothing is set'),
+  ({'evals.val.kind': 'kknn'}, 'evals.val.kind', "'knn'"),
+  ({**frozen('knn'), 'evals.val.source.split': 'train'}, 'evals.val.train_source.split', 'the test'),
+  (frozen('knn', train_source=source_config(kind='tfds')), 'evals.val.train_source.name', 'cifar10'),
+  (
+    {**frozen('knn'), 'checkpoint.keep_best': 'val/accuracy_top1'},
+    'checkpoint.keep_best',
+    'val/accuracy_20nn',
+  ),
+]
+
 # Knobs of transformers, with a value that is no default.
 VIT_VALUES = {
   'width': 64, 'depth': 2, 'mlp_dim': 64, 'num_heads': 4, 'patch_size': 8, 'pool': 'gap', 'position': 'none',
   'position_at': 'every_layer', 'representation_size': 32, 'num_registers': 1, 'dropout_rate': 0.1,
   'attention_dropout_rate': 0.1, 'stochastic_depth_rate': 0.1, 'layer_scale_init': 0.1, 'qk_norm': True,
-  'parallel_blocks': False, 'gelu': 'exact', 'layers': 'scan',
+  'parallel_blocks': False, 'norm_eps': 1e-5, 'final_norm': 'pooled', 'gelu': 'exact', 'layers': 'scan',
 }  # fmt: skip
 MUTATIONS += [
   ({'model.variant': 'R50x1', f'model.{name}': value}, f'model.{name}', 'a transformer variant')
@@ -318,6 +371,7 @@ def test_table_is_large_and_covers_every_rule_about_ignored_settings():
   assert {f'model.{name}' for name in VIT_ONLY} <= wheres
   leaves = {where.rpartition('.')[2] for where in wheres if '.source.' in where}
   assert {knob for use in SOURCE_USES for knob in use.knobs} <= leaves
+  assert {f'evals.val.{knob}' for use in EVAL_USES for knob in use.knobs} <= wheres
 
 
 @pytest.mark.parametrize('path', [path.replace('<name>', 'val') for path, _ in walk()])
@@ -370,6 +424,12 @@ def test_a_knob_that_is_refused_is_not_reported_again_by_checks_that_read_it():
     {'data.source.kind': 'digits'},
     {'data.source.kind': 'tfds', 'data.source.name': 'imagenet2012:5.1.0', 'data.source.num_classes': None},
     {'evals': {}},
+    {**frozen('knn', num_neighbours=[5, 10]), 'checkpoint.keep_best': 'val/accuracy_10nn'},
+    {**frozen('fewshot', shots=(5,)), 'checkpoint.keep_best': 'val/accuracy_5shot'},
+    {**frozen('fewshot', ridge_l2=[1, 1024]), 'checkpoint.keep_best': 'val/accuracy_25shot_l2_1024'},
+    {**frozen('linear_probe', held_out=0.5), 'checkpoint.keep_best': 'val/accuracy_top1'},
+    # The head need not hold the classes of an evaluator of features.
+    {**frozen('knn'), 'model.num_classes': 10, 'evals.val.source.num_classes': 99},
   ],
   ids=str,
 )  # fmt: skip

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from vitjax.config.checks.base import Findings
-from vitjax.config.eval_metrics import FEATURE_KINDS
+from vitjax.config.eval_metrics import FEATURE_KINDS, KIND_KNOBS
 from vitjax.config.knobs import fields_of, find_knob, read
-from vitjax.config.schema import EvalConfig, SourceConfig
+from vitjax.config.schema import SourceConfig
 from vitjax.config.values import plain
 from vitjax.config.variants import ResNetVariant
 
@@ -56,6 +56,10 @@ def _is_positive(value: Any) -> bool:
   return value > 0
 
 
+def _is_sweep(value: Any) -> bool:
+  return len(value) != 1
+
+
 _TABLES = ('learned_1d', 'learned_2d')
 _FILES = ('image_folder', 'manifest', 'tfds', 'array_record', 'tfrecord')
 
@@ -92,9 +96,8 @@ SOURCE_USES = (
 # Paths relative to an evaluator: evals.<name>.
 EVAL_USES = (
   Use(tuple(f'train_source.{knob}' for knob in fields_of(SourceConfig)), 'kind', FEATURE_KINDS),
-  Use(('shots', 'num_draws', 'ridge_l2'), 'kind', ('fewshot',)),
-  Use(('num_neighbours', 'temperature'), 'kind', ('knn',)),
-  Use(('probe_l2',), 'kind', ('linear_probe',)),
+  *(Use(knobs, 'kind', (kind,)) for kind, knobs in KIND_KNOBS.items()),
+  Use(('held_out',), 'probe_l2', test=_is_sweep, words='of several values'),
 )
 
 VIT_ONLY = (
@@ -111,10 +114,9 @@ def check_ignored(found: Findings) -> None:
   for source in found.sources():
     for use in SOURCE_USES:
       _check_use(found, _inside(use, source))
-  for name, config in found.recipe.evals.items():
+  for name in found.recipe.evals:
     for use in EVAL_USES:
       _check_use(found, _inside(use, f'evals.{name}'))
-    _check_held_out(found, f'evals.{name}', config)
   _check_momentum(found)
   if isinstance(found.variant(), ResNetVariant):
     _check_resnet(found)
@@ -124,16 +126,6 @@ def _inside(use: Use, group: str) -> Use:
   """Returns `use` with its paths, relative to a group, made absolute."""
   knobs = tuple(f'{group}.{knob}' for knob in use.knobs)
   return dataclasses.replace(use, knobs=knobs, on=f'{group}.{use.on}')
-
-
-def _check_held_out(found: Findings, where: str, config: EvalConfig) -> None:
-  """Reports a held-out part where nothing is chosen on it."""
-  path = f'{where}.held_out'
-  if found.good(f'{where}.kind', f'{where}.probe_l2') and _differs(found, path):
-    if config.kind != 'linear_probe':
-      _report(found, path, f"{where}.kind = 'linear_probe'", 'Leave it out')
-    elif len(config.probe_l2) == 1:
-      _report(found, path, f'several values in {where}.probe_l2', 'Leave it out: there is nothing to choose')
 
 
 def _differs(found: Findings, path: str) -> bool:

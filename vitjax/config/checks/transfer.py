@@ -38,5 +38,7 @@ def _check_train_source(found: Findings, where: str, config: EvalConfig) -> None
     expected = f'other images than {where}.source, which are the test'
     found.add(f'{path}.split', expected, hint)
   elif config.train_source == SourceConfig() and config.source.kind != config.train_source.kind:
-    expected = f'the labelled images that {where}.kind = {config.kind!r} makes its classifier of; nothing is set'
+    expected = (
+      f'the labelled images that {where}.kind = {config.kind!r} makes its classifier of; nothing is set'
+    )
     found.add(f'{path}.kind', expected, hint)
