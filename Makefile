@@ -11,7 +11,7 @@ PIP_FLAGS := --disable-pip-version-check --quiet --retries 10 --require-hashes
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-all lint format requirements golden clean
+.PHONY: help install quickstart test test-slow test-all test-parity .parity lint format requirements golden clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | column -t -s @ 2>/dev/null \
@@ -60,6 +60,18 @@ test-slow: $(VENV)/test.stamp $(VENV)/vitjax.stamp  ## Run the slow tests alone
 test-all: $(VENV)/test.stamp $(VENV)/vitjax.stamp  ## Run all tests, the slow ones too
 	$(BIN)/python -m pytest -n auto -m 'slow or not slow' $(PYTEST_ARGS)
 
+$(VENV)/parity.stamp: requirements/parity.txt $(VENV)/test.stamp
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet torch==2.13.0
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r requirements/parity.txt
+	@touch $@
+
+# Python 3.11 or 3.12: the peers' versions are pinned for those.
+test-parity: VENV = .venv-parity
+test-parity:  ## Compare with timm and transformers at full size; creates .venv-parity
+	$(MAKE) VENV=$(VENV) .parity
+.parity: $(VENV)/parity.stamp $(VENV)/vitjax.stamp
+	$(BIN)/python -m pytest -n auto -m 'slow or not slow' tests/parity tests/unit/weights $(PYTEST_ARGS)
+
 lint: $(LINT_VENV)/lint.stamp  ## Check style and formatting
 	$(LINT_VENV)/bin/ruff check .
 	$(LINT_VENV)/bin/ruff format --check .
@@ -83,4 +95,4 @@ golden: $(VENV)/test.stamp $(VENV)/vitjax.stamp  ## Write the pinned texts of al
 	$(BIN)/python tests/smoke/test_recipes.py
 
 clean:  ## Remove the environments and caches that make has created
-	rm -rf $(VENV) $(LINT_VENV) build vitjax.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LINT_VENV) .venv-parity build vitjax.egg-info .pytest_cache .ruff_cache

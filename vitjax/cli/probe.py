@@ -1,7 +1,7 @@
 """Judge the frozen features of a checkpoint on labelled images, with raw pixels beside them as the baseline.
 
 vitjax probe --checkpoint=runs/mnist --data=digits --kind=fewshot --shots=1,5,10
-vitjax probe --checkpoint=vit_b16.npz --data=photos --kind=knn
+vitjax probe --checkpoint=vit_b16.npz --data=photos --kind=knn --image_size=128
 vitjax probe --checkpoint=runs/pets --data=photos --kind=linear_probe --train_share=0.5 --split_seed=1
 
 photos holds a folder per class, inside train/ and val/ (or test/) or directly; in the latter case a part of each
@@ -46,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--split_seed', type=int, metavar='N', help='without split folders: seed of that choice (default 0)'
   )
   parser.add_argument(
+    '--image_size', type=int, metavar='N', help='side of the images that the model gets (default: its own)'
+  )
+  parser.add_argument(
     '--pixels',
     type=int,
     default=32,
@@ -63,6 +66,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
   config = _eval_config(args)
   prepare()
+  import jax.numpy as jnp
   import numpy as np
 
   import vitjax
@@ -72,17 +76,16 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
   train, test = _open(args)
   probe = make_probe(config, train, prefix='--')
-  loaded = vitjax.load(args.checkpoint)
-  means = loaded.preprocess.mean, loaded.preprocess.std
-  small = Preprocess((args.pixels, args.pixels), *means, interpolation='bilinear_antialias')
+  loaded = vitjax.load(args.checkpoint, image_size=args.image_size)
+  mean, std = loaded.preprocess.mean, loaded.preprocess.std
+  small = Preprocess((args.pixels, args.pixels), mean, std, interpolation='bilinear_antialias')
 
   def features(images: list[Any]) -> np.ndarray:
     return loaded.features(images, batch_size=args.batch_size)
 
   def pixels(images: list[Any]) -> np.ndarray:
-    return np.asarray(normalize(np.stack([small(image) for image in images]), *means)).reshape(
-      len(images), -1
-    )
+    raw = jnp.asarray(np.stack([small(image) for image in images]))
+    return np.asarray(normalize(raw, mean, std)).reshape(len(images), -1)
 
   print(loaded.report)
   print(_summary(probe.support, test), flush=True)
@@ -112,8 +115,8 @@ def _eval_config(args: argparse.Namespace) -> Any:
   values: dict[str, Any] = {}
   problems = [
     Problem(f'--{name}', str(getattr(args, name)), 'at least 1')
-    for name in ('pixels', 'batch_size')
-    if getattr(args, name) < 1
+    for name in ('pixels', 'batch_size', 'image_size')
+    if getattr(args, name) is not None and getattr(args, name) < 1
   ]
   if args.train_share is not None and not 0 < args.train_share < 1:
     problems.append(Problem('--train_share', f'{args.train_share:g}', 'a number between 0 and 1'))

@@ -6,7 +6,8 @@ What timm and vitjax say differently:
   positions     timm may have no row for the class token (no_embed_class: DeiT-III, big_vision) or rows for the
                 registers as well; here there is a row for the class token alone, zero where the file has none, and
                 a register's row is added to the register
-  hybrids       timm's ResNet uses other epsilons in group norm and weight standardisation: small differences
+  hybrids       timm standardises kernels by sqrt(var + 1e-8), the released hybrids by std + 1e-5: logits differ by
+                5e-6 of the largest for kernels of std 1/sqrt(fan-in), by 2e-3 for a hundredth of that
   GELU          exact erf, except for some SigLIP towers
 """
 
