@@ -97,8 +97,9 @@ def _model_card(loaded: Loaded, exported: Exported, format: str, name: str) -> s
     resize = (
       f'resize the short side to {p.resize_short}, take the central {p.image_size[0]}x{p.image_size[1]}'
     )
+  size = f'{num_params(loaded.params):,} parameters'
   facts = [
-    f'- architecture: {loaded.config.variant}, {num_params(loaded.params):,} parameters, pooling `{loaded.config.pool}`',
+    f'- architecture: {loaded.config.variant}, {size}, `{loaded.config.pool}` pooling',
     f'- input: RGB, {resize} ({p.interpolation}), pixels in [0, 1], mean {p.mean}, std {p.std}',
     f'- outputs: {_classes(loaded)}',
     f'- written by vitjax {vitjax.__version__} from: {loaded.format}',

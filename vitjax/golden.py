@@ -33,7 +33,7 @@ def images(image_size: tuple[int, int]) -> np.ndarray:
 
 
 def record(
-  predict: Callable[[Any, jax.Array], jax.Array], params: Any, image_size: tuple[int, int]
+  predict: Callable[[Any, Any], jax.Array], params: Any, image_size: tuple[int, int]
 ) -> dict[str, Any]:
   """Returns what a checkpoint's meta stores: the first logits of the seeded input, as JSON. Called by all processes.
 

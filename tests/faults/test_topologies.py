@@ -52,7 +52,11 @@ def test_b16_of_four_processes_under_fsdp_loads_on_one_device(tmp_path):
 
   plain = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
   read = subprocess.run(
-    [sys.executable, '-c', READ, str(tmp_path / 'run')], env=plain, capture_output=True, text=True, timeout=LIMIT_S
+    [sys.executable, '-c', READ, str(tmp_path / 'run')],
+    env=plain,
+    capture_output=True,
+    text=True,
+    timeout=LIMIT_S,
   )
   assert read.returncode == 0, read.stderr[-3000:]
   # 86,567,656 of B/16 at 224 pixels and 1,000 classes, less 192 positions and 990 classes.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -38,7 +37,7 @@ class Classification:
     data: image size, normalisation and mixup.
   """
 
-  model: nn.Module
+  model: Any
   num_classes: int
   config: ObjectiveConfig
   data: DataConfig

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import jax
+from typing import Any
 
 # Dense bfloat16 peak, FLOP/s per device as jax counts devices, from the vendors' data sheets. A v2/v3 chip shows as
 # two devices, so its entry is half of the chip's. Unknown kinds have no entry, and MFU is then omitted, not guessed.
@@ -25,7 +25,7 @@ PEAK_FLOPS_PER_S = {
 }
 
 
-def peak_flops_per_s(device: jax.Device) -> float | None:
+def peak_flops_per_s(device: Any) -> float | None:
   """Returns the device's peak dense bfloat16 rate in FLOP/s, or None for a kind that is not in the table."""
   kind = device.device_kind
   return PEAK_FLOPS_PER_S[kind] if kind in PEAK_FLOPS_PER_S else None

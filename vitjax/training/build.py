@@ -102,7 +102,7 @@ class Run:
     return Preprocess.from_config(self.recipe.data, resize_short=evals[0].resize_short if evals else None)
 
 
-def build(recipe: Recipe, *, devices: Sequence[jax.Device] | None = None) -> Run:
+def build(recipe: Recipe, *, devices: Sequence[Any] | None = None) -> Run:
   """Opens the data, lays out the mesh, and makes the jitted step of a recipe. Trains and writes nothing.
 
   Args:

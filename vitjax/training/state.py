@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -64,7 +65,8 @@ def state_shardings(
     ShardingRuleError: a parameter that no rule covers, or a rule that does not fit.
   """
   params = param_shardings(abstract.params, mesh, parallel.rules)
-  return TrainState(
+  return dataclasses.replace(
+    abstract,
     step=replicated(mesh),
     params=params,
     opt_state=shardings_like(optimizer, abstract.opt_state, params, replicated(mesh)),

@@ -46,6 +46,33 @@ def test_two_classes_are_those_of_scikit_learn_with_a_penalty_on_both_columns():
   np.testing.assert_allclose(fit.kernel[:, 1] - fit.kernel[:, 0], peer.coef_[0], atol=1e-4)
 
 
+def test_more_features_than_examples_some_of_them_constant_or_repeated():
+  values, labels = blobs(60, dim=100)
+  values[:, 7] = 3.0
+  values[:, 8] = values[:, 9]
+  queries, _ = blobs(50, dim=100, seed=1)
+  for l2 in (1e-3, 1e-1):
+    (fit,) = fit_logistic(values, labels, num_classes=4, l2=(l2,))
+    peer = LogisticRegression(C=1 / (l2 * len(values)), tol=1e-9, max_iter=10_000)
+    peer.fit(standardised(values, values), labels)
+    np.testing.assert_allclose(fit.kernel - fit.kernel.mean(1, keepdims=True), peer.coef_.T, atol=1e-4)
+    np.testing.assert_array_equal(
+      fit.log_probabilities(queries).argmax(1), peer.predict(standardised(queries, values))
+    )
+
+
+def test_correlated_features_converge(caplog):
+  rng = np.random.default_rng(0)
+  labels = rng.integers(4, size=200)
+  # Like neighbouring pixels: a few smooth patterns carry nearly all of the variance.
+  patterns = rng.standard_normal((200, 300)).cumsum(axis=1)
+  values = (patterns + 0.5 * labels[:, None]).astype(np.float32)
+  with caplog.at_level(logging.WARNING, 'vitjax'):
+    fits = fit_logistic(values, labels, num_classes=4, l2=(1e-6, 1e-3, 1.0))
+  assert not caplog.text
+  assert fits[0].evaluate(values, labels)[0] == 1.0
+
+
 def test_chunks_and_padding_change_nothing(monkeypatch):
   values, labels = blobs(300)
   (whole,) = fit_logistic(values, labels, num_classes=4, l2=(1e-3,))
