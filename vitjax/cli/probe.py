@@ -87,8 +87,8 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     raw = jnp.asarray(np.stack([small(image) for image in images]))
     return np.asarray(normalize(raw, mean, std)).reshape(len(images), -1)
 
-  # What became of each array matters where weights are trained further; here only what is out of the ordinary.
-  print('\n'.join(line for line in loaded.report.splitlines() if not line.startswith('  loaded ')))
+  # Without the rows of single arrays: nothing is trained further here.
+  print('\n'.join(line for line in loaded.report.splitlines() if not line.startswith('  ')))
   print(_summary(probe.support, test), flush=True)
   extractors = {'features': features, f'pixels {args.pixels}x{args.pixels}': pixels}
   learned_from = _collect(extractors, probe.support, args.batch_size)

@@ -134,7 +134,7 @@ class _Problem:
     options = {
       'maxiter': _MAX_ITERATIONS,
       'maxfun': 2 * _MAX_ITERATIONS,
-      'gtol': 1e-6,
+      'gtol': 1e-7,
       'ftol': 64 * np.finfo(self._dtype).eps,
     }
     with self._precision():
