@@ -26,10 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
   """Writes the contact sheet and prints counts of the training source and of every evaluator's."""
-  from vitjax.config import load_config, parse_recipe
+  from vitjax.config import load_recipe
   from vitjax.data import contact_sheet, counts_per_class, open_source
 
-  recipe = parse_recipe(load_config(args.config, overrides))
+  _, recipe = load_recipe(args.config, overrides)
   source = open_source(recipe.data.source)
   for name, config in {'train': recipe.data.source, **{n: e.source for n, e in recipe.evals.items()}}.items():
     opened = source if name == 'train' else open_source(config)

@@ -89,8 +89,8 @@ def _train(spec: str, overrides: list[tuple[str, str]], workdir: pathlib.Path) -
   """Trains one cell, or reads back the last evaluation of one that is done; returns its metrics."""
   import jax
 
-  from vitjax.config import load_config, parse_recipe
+  from vitjax.config import load_recipe
   from vitjax.training import build, train
 
-  recipe = parse_recipe(load_config(spec, overrides), num_devices=jax.device_count())
+  _, recipe = load_recipe(spec, overrides, num_devices=jax.device_count())
   return train(build(recipe), workdir)

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: Overrides) -> int:
   """Checks the recipe before jax is imported, builds the run, trains."""
-  from vitjax.config import expected_devices, load_config, parse_recipe
+  from vitjax.config import expected_devices, load_recipe, parse_recipe
   from vitjax.errors import ConfigError, Problem
 
   if args.workdir is None and not args.dry_run:
@@ -42,8 +42,7 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
       'no place for the results',
       [Problem('--workdir', '', 'a folder', 'Add --workdir=DIR, or --dry_run to only look')],
     )
-  config = load_config(args.config, overrides)
-  parse_recipe(config, num_devices=expected_devices())
+  config, _ = load_recipe(args.config, overrides, num_devices=expected_devices())
 
   from vitjax.cli.environment import prepare
 

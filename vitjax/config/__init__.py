@@ -40,7 +40,7 @@ from vitjax.config.defaults import default_config, evaluator, evaluators, source
 from vitjax.config.devices import expected_devices
 from vitjax.config.durations import Duration
 from vitjax.config.knobs import KnobDoc, describe_knobs
-from vitjax.config.load import apply_overrides, load_config, parse_args, recipe_to_config
+from vitjax.config.load import apply_overrides, load_config, load_recipe, parse_args, recipe_to_config
 from vitjax.config.parse import parse_recipe
 from vitjax.config.render import recipe_from_json, recipe_to_json, render
 from vitjax.config.schema import Recipe
@@ -56,6 +56,7 @@ __all__ = [
   'evaluators',
   'expected_devices',
   'load_config',
+  'load_recipe',
   'parse_args',
   'parse_recipe',
   'recipe_from_json',

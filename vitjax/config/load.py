@@ -19,7 +19,7 @@ from ml_collections import config_dict
 
 from vitjax.config import knobs
 from vitjax.config.defaults import default_config, evaluator, evaluators
-from vitjax.config.parse import count, to_mapping
+from vitjax.config.parse import count, parse_recipe, to_mapping
 from vitjax.config.schema import KnobInfo, Recipe
 from vitjax.config.suggest import closest, did_you_mean, suggest_file, suggest_path
 from vitjax.config.values import Mismatch, from_text, plain, shown, value_type
@@ -48,6 +48,32 @@ def load_config(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigD
   """
   path, arg = _split_spec(spec)
   return apply_overrides(_run_file(path, arg), overrides)
+
+
+def load_recipe(
+  spec: str, overrides: Sequence[tuple[str, str]] = (), *, num_devices: int | None = None
+) -> tuple[ConfigDict, Recipe]:
+  """Returns the ConfigDict and the checked Recipe of a recipe file: what commands call.
+
+  Args:
+    spec: as for `load_config`.
+    overrides: as for `load_config`.
+    num_devices: as for `parse_recipe`.
+
+  Raises:
+    ConfigError: the file is missing or fails; or everything that is wrong with overrides and recipe together.
+  """
+  path, arg = _split_spec(spec)
+  config = _run_file(path, arg)
+  problems = [problem for override in overrides if (problem := _apply(config, *override)) is not None]
+  recipe = None
+  try:
+    recipe = parse_recipe(config, num_devices=num_devices)
+  except ConfigError as error:
+    problems += error.problems
+  if problems or recipe is None:
+    raise ConfigError(count(problems, f'in the recipe {path}'), problems)
+  return config, recipe
 
 
 def apply_overrides(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> ConfigDict:

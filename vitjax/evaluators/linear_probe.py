@@ -59,7 +59,7 @@ class Logistic:
 
 @jax.jit
 def _loss_and_gradient(weights, x, labels, real, l2):
-  """Returns mean cross-entropy + l2/2 |kernel|^2, and its gradient, of chunked examples.
+  """Returns mean cross-entropy + l2/2 |kernel|^2 of chunked examples, its gradient, and the mean of p (1 - p).
 
   Args:
     weights: [d + 1, v], the bias last.
@@ -77,15 +77,18 @@ def _loss_and_gradient(weights, x, labels, real, l2):
     target = jax.nn.one_hot(truth, bias.shape[0], dtype=scores.dtype)
     difference = (jnp.exp(scores) - target) * weight[:, None]
     loss = -((scores * target).sum(axis=1) * weight).sum()
-    parts = (loss, matmul(features.T, difference), difference.sum(axis=0))
+    probability = jnp.exp(scores)
+    spread = ((probability * (1 - probability)).mean(axis=1) * weight).sum()
+    parts = (loss, matmul(features.T, difference), difference.sum(axis=0), spread)
     return tuple(a + b for a, b in zip(total, parts, strict=True)), None
 
-  zero = (jnp.zeros((), weights.dtype), jnp.zeros_like(kernel), jnp.zeros_like(bias))
-  (loss, kernel_gradient, bias_gradient), _ = jax.lax.scan(add_chunk, zero, (x, labels, real))
+  number = jnp.zeros((), weights.dtype)
+  zero = (number, jnp.zeros_like(kernel), jnp.zeros_like(bias), number)
+  (loss, kernel_gradient, bias_gradient, spread), _ = jax.lax.scan(add_chunk, zero, (x, labels, real))
   count = real.sum()
   loss = loss / count + l2 / 2 * jnp.vdot(kernel, kernel, precision=jax.lax.Precision.HIGHEST)
   gradient = jnp.concatenate([kernel_gradient / count + l2 * kernel, (bias_gradient / count)[None]])
-  return loss, gradient
+  return loss, gradient, spread / count
 
 
 def _principal_axes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -102,7 +105,8 @@ class _Problem:
 
   Features stand in their principal axes: a rotation, so the penalty stays what it is, and directions that the
   training set does not have, in which the best kernel is 0, are dropped. Each axis is then scaled by the
-  curvature that the loss has at the start; raw pixels, whose neighbours agree, would take thousands of steps.
+  curvature of the loss at the start, about variance * p (1 - p) + l2; raw pixels, whose neighbours agree, would
+  take thousands of steps otherwise.
   """
 
   def __init__(self, x: np.ndarray, labels: np.ndarray, num_classes: int):
@@ -121,15 +125,20 @@ class _Problem:
   def _precision(self) -> contextlib.AbstractContextManager:
     return jax.enable_x64(self._dtype is np.float64)
 
+  def _loss(self, weights: np.ndarray, l2: float) -> tuple[float, np.ndarray, float]:
+    results = _loss_and_gradient(weights.astype(self._dtype), *self._chunks, self._dtype(l2))
+    loss, gradient, spread = (np.asarray(value, np.float64) for value in results)
+    return float(loss), gradient, float(spread)
+
   def solve(self, l2: float, start: np.ndarray) -> np.ndarray:
     """Returns the minimiser for one penalty, [m + 1, v] in principal axes with the bias last."""
-    curvature = (1 - 1 / self.shape[1]) / self.shape[1]
-    scale = 1 / np.sqrt(np.append(self._variances * curvature + l2, max(curvature, 1e-3)))[:, None]
+    with self._precision():
+      spread = max(self._loss(start, l2)[2], 1e-6)
+    scale = 1 / np.sqrt(np.append(self._variances * spread + l2, spread))[:, None]
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-      weights = (flat.reshape(self.shape) * scale).astype(self._dtype)
-      loss, gradient = _loss_and_gradient(weights, *self._chunks, self._dtype(l2))
-      return float(loss), (np.asarray(gradient, np.float64) * scale).ravel()
+      loss, gradient, _ = self._loss(flat.reshape(self.shape) * scale, l2)
+      return loss, (gradient * scale).ravel()
 
     options = {
       'maxiter': _MAX_ITERATIONS,

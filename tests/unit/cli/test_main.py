@@ -61,3 +61,11 @@ def test_missing_workdir_is_refused_before_jax():
   result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
   assert result.returncode == 2
   assert '--workdir' in result.stderr
+
+
+def test_wrong_overrides_and_what_else_is_wrong_are_reported_together(capsys):
+  edits = ['--config.optim.peek_lr=1', '--config.data.batch_size=many', '--config.model.patch_size=5', '--config.seed=-1']
+  assert main(['train', '--config=configs/quickstart.py', '--workdir=x', *edits]) == 2
+  text = capsys.readouterr().err
+  for part in ('Did you mean optim.peak_lr', "data.batch_size = 'many'", 'model.patch_size = 5', 'seed = -1'):
+    assert part in text
