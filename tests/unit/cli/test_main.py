@@ -64,8 +64,9 @@ def test_missing_workdir_is_refused_before_jax():
 
 
 def test_wrong_overrides_and_what_else_is_wrong_are_reported_together(capsys):
-  edits = ['--config.optim.peek_lr=1', '--config.data.batch_size=many', '--config.model.patch_size=5', '--config.seed=-1']
-  assert main(['train', '--config=configs/quickstart.py', '--workdir=x', *edits]) == 2
+  edits = ['optim.peek_lr=1', 'data.batch_size=many', 'model.patch_size=5', 'seed=-1']
+  flags = ['--config=configs/quickstart.py', '--workdir=x', *(f'--config.{edit}' for edit in edits)]
+  assert main(['train', *flags]) == 2
   text = capsys.readouterr().err
   for part in ('Did you mean optim.peak_lr', "data.batch_size = 'many'", 'model.patch_size = 5', 'seed = -1'):
     assert part in text

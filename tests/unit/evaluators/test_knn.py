@@ -76,6 +76,14 @@ def test_blocks_of_the_bank_and_of_the_queries_change_nothing(monkeypatch):
   assert (np.diff(similarity, axis=1) <= 0).all()
 
 
+def test_rows_that_fill_up_a_block_are_no_neighbours(monkeypatch):
+  monkeypatch.setattr(knn, '_BANK_ROWS', 4)
+  bank = np.abs(random_features(5))
+  similarity, rows = nearest(bank, -bank[:2], 5)
+  assert np.sort(rows, axis=1).tolist() == [[0, 1, 2, 3, 4]] * 2
+  assert (similarity < 0).all()
+
+
 def test_of_equal_rows_the_lower_one_is_nearer_and_of_equal_votes_the_lower_class_wins():
   bank = np.eye(3, dtype=np.float32)[[0, 0, 0, 1]]
   _, rows = nearest(bank, np.eye(3, dtype=np.float32)[:1], 2)
