@@ -54,7 +54,7 @@ def _pretrain(config):
   config.data.shift = 3
   config.optim.peak_lr = 3e-3
   config.optim.warmup = '100 steps'
-  config.total = '25 epochs'
+  config.total = '20 epochs'
   config.checkpoint.every = '10 epochs'
   config.evals = evaluators(
     val=evaluator(source=source_config(kind='mnist5k', split='test'), batch_size=200, every='5 epochs')
@@ -71,11 +71,11 @@ def _transfer(config, args):
   # Each network at the better of 1e-3, 3e-3, 1e-2: the comparison should not hang on one rate for both.
   config.optim.peak_lr = 1e-3 if args.model == 'vit' else 1e-2
   config.optim.warmup = '20 steps'
-  config.total = '200 steps'
-  config.checkpoint.every = '200 steps'
+  config.total = '150 steps'
+  config.checkpoint.every = '150 steps'
   config.log.tensorboard = False
   config.evals = evaluators(
-    test=evaluator(source=source_config(kind='digits', split='test'), batch_size=300, every='200 steps')
+    test=evaluator(source=source_config(kind='digits', split='test'), batch_size=300, every='150 steps')
   )
   if args.checkpoint:
     config.init.checkpoint = args.checkpoint
