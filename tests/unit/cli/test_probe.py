@@ -75,7 +75,6 @@ def test_every_kind_prints_features_beside_pixels(workdir, split_folder, flags, 
   assert list(table) == metrics
   accuracies = [cell for name in metrics for cell in table[name] if name.startswith('accuracy')]
   assert all(1 / 3 < cell <= 1 for cell in accuracies), table
-  print("ZZ", table)
   num_train = '36' if '--kind=fewshot' not in flags else ''
   assert f'{num_train} images to learn from, 24 to test on, 3 classes' in text
   assert 'always naming the largest class: 0.3333' in text

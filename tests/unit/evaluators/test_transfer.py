@@ -174,10 +174,11 @@ def run_workers(num_processes, num_devices):
       subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     )
   try:
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
   finally:
     for process in processes:
       process.kill()
+      process.communicate()
   found = [line for output in outputs for line in output.splitlines() if line.startswith('RESULT')]
   assert len(found) == num_processes, outputs
   return found
