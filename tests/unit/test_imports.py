@@ -29,6 +29,7 @@ ROOMS = (
   'exporting',
   'training',
   'analysis',
+  'bench',
   'cli',
 )
 NEIGHBOURS = {('analysis', 'training')}  # listed one after the other, yet strangers
