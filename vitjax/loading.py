@@ -15,7 +15,7 @@ import numpy as np
 
 from vitjax import golden, weights
 from vitjax.checkpoint import explain_differences, initialize_from, open_checkpoint, read_meta, restore_params
-from vitjax.config import recipe_from_json
+from vitjax.config import knobs_filled, recipe_from_json
 from vitjax.config.schema import ModelConfig, Recipe
 from vitjax.data import Preprocess
 from vitjax.errors import CheckpointError, ConfigError, Problem
@@ -280,6 +280,9 @@ def _read_origin(source: pathlib.Path, grid: tuple[int, int] | None) -> _Origin:
     raise ConfigError('a vitjax checkpoint knows its grid', [Problem('grid', str(grid), 'None')])
   run = read_run(source)
   config = dataclasses.replace(run.recipe.model, num_classes=None)
+  lines = [f'{source}: vitjax checkpoint of step {run.step}, digests verified']
+  if filled := knobs_filled(run.meta['recipe']):
+    lines.append(f'assumed: knobs newer than this checkpoint are at their defaults: {", ".join(filled)}')
   return _Origin(
     config=config,
     num_classes=run.recipe.model.num_classes,
@@ -290,7 +293,7 @@ def _read_origin(source: pathlib.Path, grid: tuple[int, int] | None) -> _Origin:
     recipe=run.recipe,
     format='vitjax',
     golden=run.meta['golden'],
-    lines=(f'{source}: vitjax checkpoint of step {run.step}, digests verified',),
+    lines=tuple(lines),
   )
 
 

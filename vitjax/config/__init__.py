@@ -42,7 +42,7 @@ from vitjax.config.durations import Duration
 from vitjax.config.knobs import KnobDoc, describe_knobs
 from vitjax.config.load import apply_overrides, load_config, load_recipe, parse_args, recipe_to_config
 from vitjax.config.parse import parse_recipe
-from vitjax.config.render import recipe_from_json, recipe_to_json, render
+from vitjax.config.render import knobs_filled, recipe_from_json, recipe_to_json, render
 from vitjax.config.schema import Recipe
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
   'evaluator',
   'evaluators',
   'expected_devices',
+  'knobs_filled',
   'load_config',
   'load_recipe',
   'parse_args',

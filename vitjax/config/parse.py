@@ -45,11 +45,19 @@ def count(problems: list[Problem], where: str) -> str:
 
 
 class Reader:
-  """Reads a nested mapping into a Recipe; what is wrong lands in `problems`, and its path in `bad`."""
+  """Reads a nested mapping into a Recipe; what is wrong lands in `problems`, and its path in `bad`.
 
-  def __init__(self, config: Any):
+  Args:
+    config: the mapping.
+    stored: it was written by this or an earlier version: knobs that it lacks take their defaults, and their
+      paths land in `filled`. Otherwise a missing knob is a problem.
+  """
+
+  def __init__(self, config: Any, *, stored: bool = False):
     self.problems: list[Problem] = []
     self.bad: set[str] = set()
+    self.filled: list[str] = []
+    self._stored = stored
     self._config = config
     evals: Any = _item(config, knobs.EVALS) if _is_group(config) and knobs.EVALS in config else {}
     self._known = knobs.known_paths(list(map(str, evals.keys())) if _is_group(evals) else ())
@@ -71,7 +79,9 @@ class Reader:
       return group()
     prefix = f'{path}.' if path else ''
     missing = [name for name in fields if name not in node]
-    if missing:
+    if self._stored:
+      self.filled += [prefix + name for name in missing]
+    elif missing:
       hint = 'Edit the knobs of default_config(), evaluator() or source_config() instead of replacing a group'
       self._refuse(path or 'config', f'without {", ".join(missing)}', 'all knobs of the group', hint)
     for name in node:
@@ -131,13 +141,13 @@ def _item(node: Any, name: Any) -> Any:
     return _MISSING
 
 
-def from_mapping(stored: Mapping[str, Any], headline: str) -> Recipe:
+def from_mapping(values: Mapping[str, Any], headline: str) -> Recipe:
   """Returns the recipe in a nested mapping of plain values. Checks types and ranges, not files and devices.
 
   Raises:
     ConfigError: with `headline`, everything that does not fit the schema.
   """
-  reader = Reader(stored)
+  reader = Reader(values)
   recipe = reader.recipe()
   if reader.problems:
     raise ConfigError(headline, reader.problems)

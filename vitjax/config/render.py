@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitjax.config import knobs
-from vitjax.config.parse import from_mapping, to_mapping
+from vitjax.config.parse import Reader, to_mapping
 from vitjax.config.schema import Recipe
-from vitjax.config.values import plain
+from vitjax.config.values import plain, shown
+from vitjax.errors import ConfigError, Problem
 
 _HEADLINE = 'The stored recipe does not fit this version of vitjax.'
 
@@ -22,12 +23,34 @@ def recipe_from_json(stored: Mapping[str, Any]) -> Recipe:
   """Returns the recipe that `recipe_to_json` wrote. Only data is read: nothing in it is imported or executed.
 
   Types, ranges and names are checked. Files and devices are not: a checkpoint may be read on another machine.
+  A recipe of an earlier version lacks the knobs that were added since; they take their defaults, so the default
+  of a new knob must be what the versions before it did. `knobs_filled` names them.
 
   Raises:
-    ConfigError: knobs that this version does not know or that are missing, and values of a wrong type; all of
+    ConfigError: no stored recipe, knobs that this version does not know, and values of a wrong type; all of
       them are listed.
   """
-  return from_mapping(stored, _HEADLINE)
+  return _read(stored)[0]
+
+
+def knobs_filled(stored: Mapping[str, Any]) -> tuple[str, ...]:
+  """Returns the knobs that a stored recipe lacks, as dotted paths: those added after the version that wrote it.
+
+  Raises:
+    ConfigError: as `recipe_from_json`.
+  """
+  return _read(stored)[1]
+
+
+def _read(stored: Any) -> tuple[Recipe, tuple[str, ...]]:
+  if not isinstance(stored, Mapping) or not {'model', 'data', 'optim'} <= stored.keys():
+    expected = "a mapping with 'model', 'data' and 'optim' in it"
+    raise ConfigError(_HEADLINE, [Problem('recipe', shown(stored), expected, 'Was it written by vitjax?')])
+  reader = Reader(stored, stored=True)
+  recipe = reader.recipe()
+  if reader.problems:
+    raise ConfigError(_HEADLINE, reader.problems)
+  return recipe, tuple(reader.filled)
 
 
 def render(recipe: Recipe) -> str:

@@ -1,6 +1,7 @@
 """Recipes as JSON and as text, the reference of all knobs, and devices told by the environment."""
 
 import copy
+import dataclasses
 import json
 import pathlib
 
@@ -12,6 +13,7 @@ from vitjax.config import (
   default_config,
   describe_knobs,
   expected_devices,
+  knobs_filled,
   load_config,
   parse_recipe,
   recipe_from_json,
@@ -54,23 +56,36 @@ def test_default_config_equals_the_schema():
   assert recipe_from_json(recipe_to_json(Recipe())) == Recipe()
 
 
-def test_json_of_other_versions_lists_every_difference():
+def test_a_recipe_of_an_earlier_version_takes_the_defaults_of_newer_knobs():
+  recipe = parse_recipe(load_config(RECIPE))
+  stored = recipe_to_json(recipe)
+  assert knobs_filled(stored) == ()
+  del stored['optim']['end_lr'], stored['evals']['val']['train_source'], stored['stop_after']
+  del stored['evals']['val']['source']['max_corrupt'], stored['log']
+  filled = {'optim.end_lr', 'evals.val.train_source', 'stop_after', 'evals.val.source.max_corrupt', 'log'}
+  assert set(knobs_filled(stored)) == filled
+  expected = dataclasses.replace(recipe, log=Recipe().log)
+  assert recipe_from_json(stored) == expected
+
+
+def test_what_a_stored_recipe_holds_too_much_or_wrongly_is_listed_at_once():
   stored = recipe_to_json(parse_recipe(load_config(RECIPE)))
   before = copy.deepcopy(stored)
-  del stored['optim']['peak_lr'], stored['evals']['val']['source']['kind'], stored['seed']
   stored['model']['new_knob'] = 1
+  stored['evals']['val']['new_group'] = {'a': 1}
   stored['optim']['warmup'] = 'long'
   with pytest.raises(ConfigError) as caught:
     recipe_from_json(stored)
-  found = {p.where: str(p) for p in caught.value.problems}
-  assert set(found) == {'optim', 'evals.val.source', 'config', 'model.new_knob', 'optim.warmup'}
-  assert 'without peak_lr' in found['optim']
-  assert 'without seed' in found['config']
+  assert {p.where for p in caught.value.problems} == {
+    'model.new_knob',
+    'evals.val.new_group',
+    'optim.warmup',
+  }
   assert 'this version' in caught.value.headline
   assert before == recipe_to_json(parse_recipe(load_config(RECIPE)))
 
 
-@pytest.mark.parametrize('stored', [[], 'x', None, {}, {'model': []}])
+@pytest.mark.parametrize('stored', [[], 'x', None, {}, {'model': []}, {'model': {}, 'data': {}, 'optim': 3}])
 def test_json_of_something_else_is_refused(stored):
   with pytest.raises(ConfigError):
     recipe_from_json(stored)
