@@ -181,7 +181,9 @@ def read_run(source: Path) -> StoredRun:
   meta = read_meta(found.path)
   recipe = recipe_from_json(meta['recipe'])
   subtree = 'params' if recipe.optim.ema_decay is None else 'aux/ema_params'
-  return StoredRun(restore_params(found.path, subtree=subtree, as_numpy=True), recipe, meta, found.step)
+  params = restore_params(found.path, subtree=subtree, as_numpy=True)
+  params.pop('objective', None)  # what the objective kept for itself is no part of the model
+  return StoredRun(params, recipe, meta, found.step)
 
 
 @dataclasses.dataclass(frozen=True)

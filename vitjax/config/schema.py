@@ -119,9 +119,10 @@ class DataConfig:
 class ObjectiveConfig:
   """What is learned."""
 
-  name: str = knob('classification', 'the objective', choices=('classification',))
+  name: str = knob('classification', 'labels, or the mean colours of hidden patches (no labels read)', choices=('classification', 'masked_patch'), source='masked_patch: ViT B.1.2')
   loss: str = knob('softmax', 'cross-entropy over classes, or one binary cross-entropy per class', choices=('softmax', 'sigmoid'))
   label_smoothing: float = knob(0.0, 'weight of the uniform distribution in the targets', minimum=0.0, maximum=0.99)
+  corrupt_rate: float = knob(0.5, 'share of the patches that masked_patch corrupts and asks for', minimum=0.01, maximum=1.0, source='ViT B.1.2')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,8 @@ Axis letters: n batch, h w grid, c channels, l tokens, d width, k heads, e head 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -44,7 +46,12 @@ class VisionTransformer(nn.Module):
 
   @nn.compact
   def __call__(
-    self, images: Array, *, train: bool = False, return_features: bool = False
+    self,
+    images: Array,
+    *,
+    train: bool = False,
+    return_features: bool = False,
+    edit_patches: Callable[[Array], Array] | None = None,
   ) -> Array | tuple[Array, dict[str, Array]]:
     """Returns the logits of normalised images. Traced; images may be local or global.
 
@@ -52,6 +59,7 @@ class VisionTransformer(nn.Module):
       images: float [n, h, w, c], h and w multiples of the patch size; they need not be equal.
       train: apply dropout and stochastic depth, which draw from rngs={'dropout': key}.
       return_features: return (logits, out) instead.
+      edit_patches: applied to the embedded patches [n, h, w, d] before positions are added, as for masking.
 
     Returns:
       float32 [n, v]; with num_classes 0 the features that a head would see. `out` holds 'block00' ... (each
@@ -65,6 +73,8 @@ class VisionTransformer(nn.Module):
     config = self.config
     dtype, param_dtype = jnp.dtype(config.dtype), jnp.dtype(config.param_dtype)
     patches = self._patches(images, dtype, param_dtype)
+    if edit_patches is not None:
+      patches = edit_patches(patches)
     n, h, w, d = patches.shape
     tokens = patches.reshape(n, h * w, d)
     prefix = []

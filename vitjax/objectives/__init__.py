@@ -3,5 +3,6 @@
 from vitjax.objectives.base import LossOutput, Objective
 from vitjax.objectives.build import build_objective
 from vitjax.objectives.classification import Classification
+from vitjax.objectives.masked_patch import MaskedPatch
 
-__all__ = ['Classification', 'LossOutput', 'Objective', 'build_objective']
+__all__ = ['Classification', 'LossOutput', 'MaskedPatch', 'Objective', 'build_objective']

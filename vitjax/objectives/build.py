@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from vitjax.config.schema import Recipe
 from vitjax.models import build_model
 from vitjax.objectives.base import Objective
 from vitjax.objectives.classification import Classification
-
-_OBJECTIVES = {'classification': Classification}
+from vitjax.objectives.masked_patch import MaskedPatch
 
 
 def build_objective(recipe: Recipe, *, num_classes: int) -> Objective:
@@ -15,7 +16,22 @@ def build_objective(recipe: Recipe, *, num_classes: int) -> Objective:
 
   Args:
     recipe: a parsed recipe.
-    num_classes: outputs of the head, from the recipe or the training source.
+    num_classes: outputs of the head, from the recipe or the training source; 0: no head.
   """
+  return _OBJECTIVES[recipe.objective.name](recipe, num_classes)
+
+
+def _classification(recipe: Recipe, num_classes: int) -> Classification:
   model = build_model(recipe.model, num_classes=num_classes)
-  return _OBJECTIVES[recipe.objective.name](model, num_classes, recipe.objective, recipe.data)
+  return Classification(model, num_classes, recipe.objective, recipe.data)
+
+
+def _masked_patch(recipe: Recipe, num_classes: int) -> MaskedPatch:
+  model = build_model(recipe.model, num_classes=num_classes)
+  return MaskedPatch(model, recipe.objective, recipe.data, recipe.model)
+
+
+_OBJECTIVES: dict[str, Callable[[Recipe, int], Objective]] = {
+  'classification': _classification,
+  'masked_patch': _masked_patch,
+}

@@ -14,7 +14,7 @@ from vitjax.errors import ConfigError, Problem
 _BOTTOM = re.compile(r'cls|registers|(embedding|conv_root|gn_root|block\d+)/.*|Transformer/posembed_input/.*')
 _BLOCK = re.compile(r'Transformer/encoderblock_(\d+)/.*')
 _STACKED = re.compile(r'Transformer/encoderblock/.*')
-_TOP = re.compile(r'Transformer/encoder_norm/.*|(MAPHead_0|pool_norm|pre_logits|head)/.*')
+_TOP = re.compile(r'Transformer/encoder_norm/.*|(MAPHead_0|pool_norm|pre_logits|head|objective)/.*')
 
 
 def layer_multipliers(params: Any, layer_decay: float) -> dict[str, float | np.ndarray]:

@@ -44,7 +44,7 @@ DEFAULT_RULES: tuple[Rule, ...] = (
   (r'embedding/kernel', 'fsdp'),
   (r'(.*/)?conv[^/]*/kernel', 'fsdp'),
   # Small arrays: class token, registers, probe and position tables; norms and the remaining biases.
-  (r'(.*/)?(cls|registers|probe)', 'replicated'),
+  (r'(.*/)?(cls|registers|probe|mask_token)', 'replicated'),
   (r'(.*/)?(pos_embedding[^/]*|relative_[^/]*)', 'replicated'),
   (r'(.*/)?(scale|bias)', 'replicated'),
 )

@@ -192,7 +192,7 @@ def _open_sources(recipe: Recipe) -> tuple[Source, dict[str, Source]]:
 
 def _check_classes(num_classes: int, source: Source, judging_head: Sequence[Source]) -> None:
   """Raises ConfigError when the head cannot hold the labels, DataError when an evaluator of it has other classes."""
-  if source.num_classes > num_classes:
+  if num_classes and source.num_classes > num_classes:
     expected = f'at least the {source.num_classes} classes of data.source'
     problem = Problem(
       'model.num_classes', str(num_classes), expected, 'Leave it None to take them from the data'

@@ -41,7 +41,7 @@ def checkpoint_items(run: Run, state: TrainState, metrics: dict[str, float]) -> 
   meta = {
     'recipe': recipe_to_json(run.recipe),
     'preprocess': run.preprocess().to_json(),
-    'class_names': list(run.source.class_names),
+    'class_names': list(run.source.class_names) if run.recipe.model.num_classes else [],
     'data': {'fingerprint': run.source.fingerprint, 'num_examples': len(run.source)},
     'metrics': dict(metrics),
     'golden': golden.record(run.predict_fn, state.evaluated_params(), run.recipe.data.image_size),
@@ -103,17 +103,20 @@ def _transfer(run: Run, state: TrainState, source: str, workdir: pathlib.Path) -
     replaced = path in known and not path.startswith('head/')
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if replaced else _gathered(leaf)
 
+  differences = explain_differences(
+    old.recipe.model,
+    run.recipe.model,
+    old_size=old.recipe.data.image_size,
+    new_size=run.recipe.data.image_size,
+  )
+  # The objective's own parameters start afresh, whatever the old run learned.
+  differences['expected'] = (*differences['expected'], 'objective/.*')
   params, report = initialize_from(
     map_with_path(on_host, state.params),
     old.params,
     head=init.head,
     position_resize=init.position_resize,
-    **explain_differences(
-      old.recipe.model,
-      run.recipe.model,
-      old_size=old.recipe.data.image_size,
-      new_size=run.recipe.data.image_size,
-    ),
+    **differences,
   )
   if is_main():
     (workdir / 'init_report.txt').write_text(f'weights from {source}: {report}\n', encoding='utf-8')

@@ -80,6 +80,10 @@ USES = (
     test=_is_positive,
     words='above 0',
   ),
+  Use(
+    ('objective.loss', 'objective.label_smoothing', 'data.mixup_alpha'), 'objective.name', ('classification',)
+  ),
+  Use(('objective.corrupt_rate',), 'objective.name', ('masked_patch',)),
   Use(('init.head', 'init.position_resize'), 'init.checkpoint', test=_is_set, words='set'),
   Use(('init.position_resize',), 'model.position', _TABLES),
 )

@@ -7,7 +7,7 @@ import math
 from vitjax.config.checks.base import KNOWN_CLASSES, Findings, Sizes, sizes
 from vitjax.config.suggest import did_you_mean, nearest_divisors, nearest_multiples
 from vitjax.config.values import shown
-from vitjax.config.variants import ViTVariant, parse_variant, variant_examples
+from vitjax.config.variants import ResNetVariant, ViTVariant, parse_variant, variant_examples
 
 
 def check_model(found: Findings) -> None:
@@ -20,7 +20,10 @@ def check_model(found: Findings) -> None:
     _check_width(found, size)
     _check_positions(found, size)
     _check_patches(found, variant, size)
-  _check_classes(found)
+  if found.good('objective.name') and found.recipe.objective.name == 'masked_patch':
+    _check_headless(found, variant)
+  else:
+    _check_classes(found)
 
 
 def _check_variant(found: Findings) -> None:
@@ -82,6 +85,20 @@ def _check_patches(found: Findings, variant: ViTVariant, size: Sizes) -> None:
     why = 'stem and patch of' if variant.stem_units else 'the patch of'
     expected = f'two multiples of {step} pixels, {why} model.variant = {found.recipe.model.variant!r}'
     found.add('data.image_size', expected, images)
+
+
+def _check_headless(found: Findings, variant: ViTVariant | ResNetVariant | None) -> None:
+  name = "objective.name = 'masked_patch'"
+  if found.good('model.num_classes') and found.recipe.model.num_classes != 0:
+    hint = 'Fine-tuning puts a head on: init.checkpoint, or load(path, num_classes=..., head="reset")'
+    found.add('model.num_classes', f'0 with {name}, which trains no head', hint)
+  if isinstance(variant, ResNetVariant):
+    found.add('model.variant', f'a transformer with {name}: a ResNet has no patches', 'Such as "S/16"')
+  for path in found.head_sources():
+    if path != 'data.source':
+      where = path.rpartition('.')[0]
+      hint = 'Judge frozen features: fewshot, knn or linear_probe'
+      found.add(f'{where}.kind', f'an evaluator of features with {name}: there is no head', hint)
 
 
 def _check_classes(found: Findings) -> None:
