@@ -33,6 +33,9 @@ def problems_of(edits, num_devices=8):
 
 
 # (edits, path of the problem, a part of its expectation or hint)
+# Masked patch prediction as it should be set.
+MASKED = {'objective.name': 'masked_patch', 'model.num_classes': 0, 'evals': {}}
+
 MUTATIONS = [
   # Names
   ({'optim.peek_lr': 1e-3}, 'optim.peek_lr', 'optim.peak_lr'),
@@ -283,6 +286,12 @@ MUTATIONS = [
     'a transformer variant',
   ),
   ({'model.variant': 'R50x1', 'optim.layer_decay': 0.8}, 'optim.layer_decay', 'a transformer variant'),
+  ({'objective.corrupt_rate': 0.4}, 'objective.corrupt_rate', "objective.name = 'masked_patch'"),
+  ({**MASKED, 'objective.loss': 'sigmoid'}, 'objective.loss', "objective.name = 'classification'"),
+  ({**MASKED, 'objective.label_smoothing': 0.1}, 'objective.label_smoothing', "= 'classification'"),
+  ({**MASKED, 'data.mixup_alpha': 0.1}, 'data.mixup_alpha', "objective.name = 'classification'"),
+  ({**MASKED, 'model.num_classes': None}, 'model.num_classes', 'no head'),
+  ({**MASKED, 'model.variant': 'R50x1'}, 'model.variant', 'no patches'),
 ]
 
 # Knobs of evaluators' train_source, with a value that is no default.
