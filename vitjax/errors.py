@@ -59,6 +59,10 @@ class CheckpointError(VitjaxError):
   """A checkpoint that is damaged, missing, or does not fit the model."""
 
 
+class SaveError(CheckpointError):
+  """A checkpoint that could not be written; the ones before it are intact, and the next may succeed."""
+
+
 class DataError(VitjaxError):
   """Images, labels or data set files that cannot be used."""
 

@@ -2,12 +2,14 @@
 
 from vitjax.checkpoint.manifest import DamagedCheckpoint
 from vitjax.checkpoint.reading import StepDir, open_checkpoint, read_meta, restore_params
+from vitjax.checkpoint.saver import Saver
 from vitjax.checkpoint.store import Restored, Store
 from vitjax.checkpoint.transfer import TransferReport, explain_differences, initialize_from
 
 __all__ = [
   'DamagedCheckpoint',
   'Restored',
+  'Saver',
   'StepDir',
   'Store',
   'TransferReport',

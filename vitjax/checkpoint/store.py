@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import pathlib
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,16 +19,17 @@ from jax.experimental import multihost_utils
 
 from vitjax import trees
 from vitjax.checkpoint import manifest as manifests
-from vitjax.checkpoint import reading, writing
+from vitjax.checkpoint import leftovers, reading, writing
 from vitjax.checkpoint.lock import WorkdirLock
 from vitjax.checkpoint.manifest import DamagedCheckpoint, HostCopy, Manifest
 from vitjax.config.schema import CheckpointConfig
-from vitjax.errors import CheckpointError, Problem
+from vitjax.errors import CheckpointError, Problem, SaveError
 
 logger = logging.getLogger(__name__)
 
 DAMAGED = 'damaged'
 _MAX_STEPS_AGREED = 256
+_STALL_WORTH_A_WARNING_S = 1.0
 
 
 class Restored(NamedTuple):
@@ -50,7 +50,13 @@ class Store:
 
   Args:
     workdir: the run's folder; made if missing. A relative path is resolved at once.
-    config: keep_last, keep_best and save_async are used here; `every` is the training loop's affair.
+    config: keep_last, keep_best and save_async are used here; `every` and `retries` are the loop's affair.
+
+  Attributes:
+    workdir: absolute.
+    directory: WORKDIR/checkpoints.
+    stalled_s: how long saves have waited so far for an earlier save to be written: storage that is slower
+      than checkpoint.every.
 
   Raises:
     CheckpointError: another job works in `workdir`.
@@ -63,6 +69,7 @@ class Store:
     self._manager: ocp.CheckpointManager | None = None
     self._values: dict[int, float] = {}
     self._pending: int | None = None
+    self.stalled_s = 0.0
     self._lock: WorkdirLock | None = None
     failure: CheckpointError | None = None
     if self._is_main():
@@ -75,8 +82,9 @@ class Store:
       raise failure or CheckpointError(f'{self.workdir} is in use by another job (see process 0)')
     self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix='vitjax-checkpoint')
     if self._is_main():
-      self._remove_tmp()
-      self._purge()
+      leftovers.remove_tmp(self.directory)
+      leftovers.recover_replaced(self.directory)
+      leftovers.purge(self.directory)
 
   def __enter__(self) -> Store:
     return self
@@ -120,10 +128,11 @@ class Store:
       force: discards the stored steps from `step` on, as after a rollback, and saves.
 
     Raises:
-      CheckpointError: this or an earlier save failed, `step` is older than a stored one, `meta` is not JSON,
-        or `metrics` lacks the metric of keep_best.
+      SaveError: this or an earlier save failed.
+      CheckpointError: `step` is older than a stored one, `meta` is not JSON, or `metrics` lacks the metric of
+        keep_best.
     """
-    self._finish()
+    self._wait_for_earlier()
     stored = self._agreed_steps()
     if newer := [old for old in stored if old >= step]:
       if not force and step in newer:
@@ -136,7 +145,7 @@ class Store:
         )
       self._discard(newer)
     if self._is_main():
-      self._remove_tmp()
+      leftovers.remove_tmp(self.directory)
     meta_copy = self._checked_meta(meta)
     chosen = self._checked_metrics(metrics)
     items = {'params': params, 'opt_state': opt_state, 'aux': aux}
@@ -180,15 +189,33 @@ class Store:
     # A run that turned NaN must not displace the best step.
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
-  def check_for_errors(self) -> None:
-    """Raises CheckpointError if the last asynchronous save has failed; else returns at once. Once a step."""
+  def check_for_errors(self) -> bool:
+    """Returns whether the last save is committed; at once, so that it can be asked at every step.
+
+    Raises:
+      SaveError: the last asynchronous save has failed. Said once.
+    """
     if self._pending is not None and self._manager is not None and not self._manager.is_saving_in_progress():
       self._finish()
+    return self._pending is None
 
   def wait(self) -> None:
-    """Returns when the save in flight is committed and old steps are gone; raises if it failed."""
+    """Returns when the save in flight is committed and old steps are gone; raises SaveError if it failed."""
     self._finish()
     self._worker.submit(lambda: None).result()
+
+  def _wait_for_earlier(self) -> None:
+    """Finishes the save in flight, and keeps the book of the time that takes."""
+    earlier, began_s = self._pending, time.monotonic()
+    self._finish()
+    waited_s = time.monotonic() - began_s
+    if earlier is None:
+      return
+    if waited_s > _STALL_WORTH_A_WARNING_S:
+      logger.warning(
+        'waited %.1f s for step %d to be written: storage is slower than checkpoint.every', waited_s, earlier
+      )
+    self.stalled_s += waited_s
 
   def _finish(self) -> None:
     if self._pending is None or self._manager is None:
@@ -198,14 +225,16 @@ class Store:
     except Exception as error:  # noqa: BLE001
       self._fail(error)
     self._pending = None
-    self._worker.submit(self._purge)
+    if self._is_main():
+      self._worker.submit(leftovers.purge, self.directory)
+      self._worker.submit(leftovers.forget_replaced, self.directory)
 
   def _fail(self, error: Exception) -> None:
     """Drops the half-written step and raises; the store stays usable, so the caller may try again."""
     step, self._pending = self._pending, None
     self._drop_manager()
     if self._is_main():
-      self._remove_tmp()
+      leftovers.remove_tmp(self.directory)
     if step is not None:
       self._values.pop(step, None)
     stored = ', '.join(map(str, self.steps())) or 'none'
@@ -215,7 +244,7 @@ class Store:
       '',
       f'Look at free space and permissions; intact steps: {stored}',
     )
-    raise CheckpointError(f'saving step {step} failed', [problem]) from error
+    raise SaveError(f'saving step {step} failed', [problem]) from error
 
   def restore(self, step: int | None = None, *, params: Any, opt_state: Any, aux: Any) -> Restored | None:
     """Returns a verified step, or None where nothing was ever saved.
@@ -278,11 +307,7 @@ class Store:
       return
     self._drop_manager()
     if self._is_main():
-      for step in damaged:
-        target = self.workdir / DAMAGED / str(step)
-        shutil.rmtree(target, ignore_errors=True)
-        target.parent.mkdir(exist_ok=True)
-        (self.directory / str(step)).rename(target)
+      leftovers.set_aside(self.directory, damaged, self.workdir / DAMAGED)
     _barrier('vitjax_set_aside')
 
   def close(self) -> None:
@@ -312,28 +337,10 @@ class Store:
     self.wait()
     self._drop_manager()
     if self._is_main():
-      for step in steps:
-        (self.directory / writing.DELETED).mkdir(exist_ok=True)
-        (self.directory / str(step)).rename(self.directory / writing.DELETED / str(step))
-      self._purge()
+      leftovers.replace(self.directory, steps)
     for step in steps:
       self._values.pop(step, None)
     _barrier('vitjax_discard')
-
-  def _remove_tmp(self) -> None:
-    # After a failure, writers of other items may go on for a moment: try until they are done.
-    for _ in range(50):
-      entries = list(self.directory.iterdir()) if self.directory.is_dir() else []
-      leftovers = [entry for entry in entries if writing.TMP_MARK in entry.name]
-      if not leftovers:
-        return
-      for entry in leftovers:
-        shutil.rmtree(entry, ignore_errors=True)
-      time.sleep(0.02)
-
-  def _purge(self) -> None:
-    if self._is_main():
-      shutil.rmtree(self.directory / writing.DELETED, ignore_errors=True)
 
   def _agreed_steps(self) -> list[int]:
     """Returns the newest steps as process 0 sees them; on shared file systems listings may differ."""

@@ -16,15 +16,11 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers, future
 
 from vitjax.checkpoint import manifest as manifests
-from vitjax.checkpoint import reading
+from vitjax.checkpoint import leftovers, reading
 from vitjax.config.schema import CheckpointConfig
 from vitjax.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
-
-# Old steps are renamed into this folder and then removed: a kill in mid-delete leaves no half step.
-DELETED = '.deleted'
-TMP_MARK = '.orbax-checkpoint-tmp'
 
 
 def array_handler() -> ocp.PyTreeCheckpointHandler:
@@ -117,7 +113,7 @@ def open_manager(
     enable_async_checkpointing=config.save_async,
     # Were folders made in the background, a folder that cannot be made would surface only after a long timeout.
     async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
-    todelete_subdir=DELETED,
+    todelete_subdir=leftovers.DELETED,
     # Reads no file of the existing steps: a damaged one must not stop the run.
     lightweight_initialize=True,
   )

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 import vitjax
-from vitjax.errors import TrainingError, VitjaxError
+from vitjax.errors import SaveError, TrainingError, VitjaxError
 
 COMMANDS = {
   'train': 'pretrain, fine-tune or resume a recipe; --dry_run shows what would happen',
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return command.run(args, overrides)
   except VitjaxError as error:
     print(f'vitjax {argv[0]}: {error}', file=sys.stderr)
-    return EXIT_RUN_FAILED if isinstance(error, TrainingError) else EXIT_REFUSED
+    return EXIT_RUN_FAILED if isinstance(error, TrainingError | SaveError) else EXIT_REFUSED
   except BrokenPipeError:
     # The reader of our output has gone, as in `vitjax ... | head`: nothing is left to say.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

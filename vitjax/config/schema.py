@@ -172,6 +172,7 @@ class CheckpointConfig:
   keep_last: int = knob(2, 'newest steps kept', minimum=1)
   keep_best: str | None = knob(None, "metric such as 'val/accuracy_top1' whose best step is kept as well (largest wins)")
   save_async: bool = knob(True, 'write in the background while training goes on')
+  retries: int = knob(3, 'times that a failed save is tried again, after 1, 4, 16 ... s of training, before the run ends; with several processes the launcher restarts instead', minimum=0, maximum=10)
 
 
 @dataclasses.dataclass(frozen=True)

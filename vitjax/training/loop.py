@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import jax
 
-from vitjax.checkpoint import Store
+from vitjax.checkpoint import Saver, Store
 from vitjax.training.build import Run
 from vitjax.training.numerics import FiniteWatch
 from vitjax.training.reporter import Reporter
@@ -54,6 +54,7 @@ def _run_steps(
   with reporter.timed('compiled the train step'):
     step_fn = run.step_fn.lower(run.abstract_state, run.abstract_batch()).compile()
   finite = FiniteWatch()
+  saver = Saver(store, run.recipe.checkpoint.retries)
   reporter.begin()
   for step, batch in zip(range(start + 1, run.stop_step + 1), batches, strict=False):
     state, metrics = step_fn(state, batch)
@@ -72,14 +73,14 @@ def _run_steps(
     if row or evaluated:
       finite.check()
       reporter.write(step, row | evaluated)
-    if _due(step, run.save_every, run):
+    if saver.due() or _due(step, run.save_every, run):
       finite.check()
       # A step that was not evaluated is no candidate for keep_best.
       candidate = evaluated if run.recipe.checkpoint.keep_best in evaluated else None
       with reporter.excluded():
-        store.save(step, **checkpoint_items(run, state, last), metrics=candidate)
-    store.check_for_errors()
-  store.wait()
+        saver.save(step, **checkpoint_items(run, state, last), metrics=candidate)
+  while not saver.settle():
+    saver.save(run.stop_step, **checkpoint_items(run, state, last))
   return last
 
 

@@ -1,0 +1,70 @@
+"""What is neither a step nor nothing: half-written, deleted, replaced and damaged steps, and their bounds.
+
+Called by process 0 alone.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+import time
+from collections.abc import Sequence
+
+from vitjax.checkpoint import reading
+
+# Old steps are renamed into this folder and then removed: a kill in mid-delete leaves no half step.
+DELETED = '.deleted'
+# Steps that a forced save replaces stay here until it is committed.
+REPLACED = '.replaced'
+TMP_MARK = '.orbax-checkpoint-tmp'
+# Damaged steps that are kept for inspection; older ones are removed, or they would fill the disk.
+MAX_DAMAGED = 2
+
+
+def remove_tmp(directory: pathlib.Path) -> None:
+  """Removes half-written steps."""
+  # After a failure, writers of other items may go on for a moment: try until they are done.
+  for _ in range(50):
+    entries = list(directory.iterdir()) if directory.is_dir() else []
+    leftovers = [entry for entry in entries if TMP_MARK in entry.name]
+    if not leftovers:
+      return
+    for entry in leftovers:
+      shutil.rmtree(entry, ignore_errors=True)
+    time.sleep(0.02)
+
+
+def purge(directory: pathlib.Path) -> None:
+  """Removes deleted steps for good."""
+  shutil.rmtree(directory / DELETED, ignore_errors=True)
+
+
+def replace(directory: pathlib.Path, steps: Sequence[int]) -> None:
+  """Moves steps out of the way of a forced save."""
+  (directory / REPLACED).mkdir(exist_ok=True)
+  for step in steps:
+    shutil.rmtree(directory / REPLACED / str(step), ignore_errors=True)
+    (directory / str(step)).rename(directory / REPLACED / str(step))
+
+
+def recover_replaced(directory: pathlib.Path) -> None:
+  """Puts replaced steps back where there is no other: the save that was to replace them did not come about."""
+  if not reading.list_steps(directory):
+    for step in reading.list_steps(directory / REPLACED):
+      (directory / REPLACED / str(step)).rename(directory / str(step))
+  forget_replaced(directory)
+
+
+def forget_replaced(directory: pathlib.Path) -> None:
+  """Removes replaced steps for good."""
+  shutil.rmtree(directory / REPLACED, ignore_errors=True)
+
+
+def set_aside(directory: pathlib.Path, steps: Sequence[int], target: pathlib.Path) -> None:
+  """Moves damaged steps to `target`, of which the newest MAX_DAMAGED stay."""
+  target.mkdir(exist_ok=True)
+  for step in steps:
+    shutil.rmtree(target / str(step), ignore_errors=True)
+    (directory / str(step)).rename(target / str(step))
+  for step in reading.list_steps(target)[:-MAX_DAMAGED]:
+    shutil.rmtree(target / str(step), ignore_errors=True)
