@@ -72,7 +72,7 @@ class Loaded:
     if self.num_classes == 0:
       hint = "Load it with num_classes=..., head='reset' and train the head, or use .features(images)"
       raise CheckpointError('this model has no head', [Problem('head', '', 'a model with classes', hint)])
-    return np.concatenate([np.asarray(self._forward(x)[0]) for x in self._inputs(images, batch_size)])
+    return np.concatenate([np.asarray(self._forward(x)[0]) for x in self.inputs(images, batch_size)])
 
   def features(
     self, images: Any, *, layer: int | None = None, tokens: bool = False, batch_size: int = 64
@@ -91,7 +91,7 @@ class Loaded:
       ConfigError: a layer that the model does not have.
     """
     return np.concatenate(
-      [self._select(self._forward(x)[1], layer, tokens) for x in self._inputs(images, batch_size)]
+      [self._select(self._forward(x)[1], layer, tokens) for x in self.inputs(images, batch_size)]
     )
 
   def attention(self, images: Any, *, batch_size: int = 16) -> np.ndarray:
@@ -101,9 +101,7 @@ class Loaded:
       images: as for `predict`.
       batch_size: images per forward pass.
     """
-    return np.concatenate(
-      [np.asarray(self._attend(self.params, x)) for x in self._inputs(images, batch_size)]
-    )
+    return np.concatenate([np.asarray(self._attend(self.params, x)) for x in self.inputs(images, batch_size)])
 
   def _forward(self, images: np.ndarray) -> tuple[jax.Array, dict[str, jax.Array]]:
     return self._apply(self.params, images)
@@ -116,10 +114,7 @@ class Loaded:
   def _attend(self) -> Any:
     def run(params: Any, images: jax.Array) -> jax.Array:
       _, kept = self.model.apply({'params': params}, images, train=False, mutable=['intermediates'])
-      maps = flatten(unstack_blocks(kept['intermediates']))
-      name = 'Transformer/encoderblock_{}/MultiHeadDotProductAttention_0/attention/0'
-      depth = sum(path.startswith('Transformer/') for path in maps)
-      return jnp.stack([maps[name.format(i)] for i in range(depth)], axis=1)
+      return stack_attention(kept['intermediates'])
 
     return jax.jit(run)
 
@@ -134,8 +129,13 @@ class Loaded:
       return block
     return block[:, 0] if self.config.pool == 'token' else block[:, self.config.num_registers :].mean(axis=1)
 
-  def _inputs(self, images: Any, batch_size: int) -> Iterator[np.ndarray]:
-    """Yields preprocessed float32 batches of up to batch_size images."""
+  def inputs(self, images: Any, batch_size: int) -> Iterator[np.ndarray]:
+    """Yields what the model takes: float32 batches [up to batch_size, h, w, 3], preprocessed and normalised.
+
+    Args:
+      images: as for `predict`.
+      batch_size: images in a batch; the last one may be smaller.
+    """
     is_array = isinstance(images, np.ndarray | jax.Array)
     if is_array and images.ndim == 4 and images.dtype == np.float32:
       for start in range(0, len(images), batch_size):
@@ -148,6 +148,14 @@ class Loaded:
     for start in range(0, len(items), batch_size):
       raw = np.stack([self.preprocess(image) for image in items[start : start + batch_size]])
       yield np.asarray(normalize(raw, self.preprocess.mean, self.preprocess.std))
+
+
+def stack_attention(intermediates: Any) -> jax.Array:
+  """Returns every block's attention [n, depth, k, l, l] from what apply(..., mutable=['intermediates']) kept."""
+  maps = flatten(unstack_blocks(intermediates))
+  name = 'Transformer/encoderblock_{}/MultiHeadDotProductAttention_0/attention/0'
+  depth = sum(path.startswith('Transformer/') for path in maps)
+  return jnp.stack([maps[name.format(i)] for i in range(depth)], axis=1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,6 +54,10 @@ class MultiHeadDotProductAttention(nn.Module):
 
     Returns:
       [n, l_q, d] of `dtype`.
+
+    Two collections concern the probabilities [n, k, l_q, l], and both are asked for by the caller of `apply`:
+    mutable=['intermediates'] hands them out; a variable 'perturbations'/attention is added to them, so that a
+    gradient with respect to zeros is the gradient with respect to attention.
     """
     width = queries.shape[-1]
     head_dim = width // self.num_heads
@@ -83,6 +87,8 @@ class MultiHeadDotProductAttention(nn.Module):
     weights = jax.nn.softmax(logits, axis=-1)
     # Kept only by apply(..., mutable=['intermediates']); otherwise the compiler drops it.
     self.sow('intermediates', 'attention', weights)
+    if self.has_variable('perturbations', 'attention'):
+      weights += self.get_variable('perturbations', 'attention')
     weights = nn.Dropout(self.dropout_rate)(weights, deterministic=not train).astype(self.dtype)
     gathered = jnp.einsum('nkqj,njke->nqke', weights, value)
     out = nn.DenseGeneral(

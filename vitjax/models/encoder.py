@@ -274,7 +274,7 @@ class Encoder(nn.Module):
     lift: Any = nn.scan  # its annotations do not allow nn.broadcast inside in_axes
     scan = functools.partial(
       lift,
-      variable_axes={'params': 0, 'intermediates': 0},
+      variable_axes={'params': 0, 'intermediates': 0, 'perturbations': 0},
       split_rngs={'params': True, 'dropout': True},
       in_axes=(0, nn.broadcast),
       length=self.size.depth,

@@ -309,11 +309,13 @@ class BiTResNet(nn.Module):
 
     Returns:
       float32 [n, v], or [n, d] pooled features when num_classes is 0. `out` holds 'tokens' [n, h'*w', d], the
-      last feature map after norm and relu, row by row, in `dtype`; 'pooled' [n, d], its float32 mean; and
-      'pre_logits', the same, since there is no hidden layer in the head.
+      last feature map after norm and relu, row by row, in `dtype`; 'pooled' [n, d], its float32 mean;
+      'pre_logits', the same, since there is no hidden layer in the head; and 'stage1', 'stage2' ...
+      [n, h, w, c], what each stage puts out.
     """
     del train
     v = self.variant
+    stages = {}
     x = RootBlock(v.width, v.small_root, self.dtype, self.param_dtype, name='root_block')(images)
     for i, num_units in enumerate(v.units):
       stage = PreActStage(
@@ -326,7 +328,7 @@ class BiTResNet(nn.Module):
         self.param_dtype,
         name=f'block{i + 1}',
       )
-      x = stage(x)
+      x = stages[f'stage{i + 1}'] = stage(x)
     norm = nn.GroupNorm(
       num_groups=v.groups, epsilon=1e-5, dtype=self.dtype, param_dtype=self.param_dtype, name='norm-pre-head'
     )
@@ -343,4 +345,6 @@ class BiTResNet(nn.Module):
         name='head',
       )
       logits = head(pooled)
-    return (logits, {'tokens': tokens, 'pooled': pooled, 'pre_logits': pooled}) if return_features else logits
+    if return_features:
+      return logits, {**stages, 'tokens': tokens, 'pooled': pooled, 'pre_logits': pooled}
+    return logits

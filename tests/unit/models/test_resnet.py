@@ -200,7 +200,8 @@ def test_small_root_downsamples_by_eight_in_three_stages(size, side):
   logits, out = jax.eval_shape(lambda p, x: model.apply(p, x, return_features=True), params, shape)
   assert logits.shape == (2, 10)
   assert logits.dtype == jnp.float32
-  shapes = {name: leaf.shape for name, leaf in out.items()}
+  shapes = {name: leaf.shape for name, leaf in out.items() if not name.startswith('stage')}
+  assert out['stage3'].shape == (2, side, side, 128)
   assert shapes == {'tokens': (2, side * side, 128), 'pooled': (2, 128), 'pre_logits': (2, 128)}
 
 
