@@ -54,14 +54,18 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
   distributed.initialize()
   with distributed.hard_exit_on_exception():
     from vitjax.training import build, train
+    from vitjax.training.timeline import Timeline
 
+    timeline = Timeline(elapsed_s=None)
+    timeline.lap('imports')
     run = build(parse_recipe(config, num_devices=jax.device_count()))
+    timeline.lap('build')
     if args.dry_run:
       from vitjax.training.describe import describe
 
       print(describe(run))
       return 0
-    final = train(run, args.workdir)
+    final = train(run, args.workdir, timeline=timeline)
   if distributed.is_main():
     for name, value in sorted(final.items()):
       print(f'{name} = {value:.6g}')

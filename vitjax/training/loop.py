@@ -5,23 +5,26 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterable
-
-import jax
 
 from vitjax.checkpoint import Saver, Store
 from vitjax.training.build import Run
 from vitjax.training.numerics import FiniteWatch
 from vitjax.training.reporter import Reporter
-from vitjax.training.resume import checkpoint_items, restore_or_init
-from vitjax.training.state import TrainState
+from vitjax.training.resume import checkpoint_items
+from vitjax.training.startup import Ready, start
+from vitjax.training.timeline import Timeline
 
 
-def train(run: Run, workdir: str | os.PathLike[str]) -> dict[str, float]:
+def train(run: Run, workdir: str | os.PathLike[str], *, timeline: Timeline | None = None) -> dict[str, float]:
   """Trains to run.stop_step, resuming what `workdir` already holds; returns the last evaluation's metrics.
 
   Host-side; called by every process with the same run. Writes WORKDIR/checkpoints, metrics.jsonl and
   tensorboard/.
+
+  Args:
+    run: from `build`.
+    workdir: folder of this run; made if missing.
+    timeline: of what came before, for the report of the start; None: it begins here.
 
   Raises:
     TrainingError: a loss, gradient or update that is not finite; nothing of that step reaches a checkpoint.
@@ -30,36 +33,23 @@ def train(run: Run, workdir: str | os.PathLike[str]) -> dict[str, float]:
   """
   workdir = pathlib.Path(workdir).absolute()
   workdir.mkdir(parents=True, exist_ok=True)
-  with Store(workdir, run.recipe.checkpoint) as store:
-    state, start, last = restore_or_init(run, store)
-    with (
-      contextlib.closing(Reporter(run, workdir, start)) as reporter,
-      contextlib.closing(run.batches(start)) as batches,
-    ):
-      return _run_steps(run, store, reporter, batches, state, start, last)
+  timeline = timeline or Timeline()
+  with Store(workdir, run.recipe.checkpoint) as store, start(run, store, timeline) as ready:
+    timeline.lap('ready')
+    with contextlib.closing(Reporter(run, workdir, ready.step, timeline)) as reporter:
+      return _run_steps(run, store, reporter, ready)
 
 
-def _run_steps(
-  run: Run,
-  store: Store,
-  reporter: Reporter,
-  batches: Iterable[dict[str, jax.Array]],
-  state: TrainState,
-  start: int,
-  last: dict[str, float],
-) -> dict[str, float]:
-  """Runs steps start + 1 .. stop_step; returns the metrics of the last evaluations."""
-  if start >= run.stop_step:
-    return last
-  with reporter.timed('compiled the train step'):
-    step_fn = run.step_fn.lower(run.abstract_state, run.abstract_batch()).compile()
+def _run_steps(run: Run, store: Store, reporter: Reporter, ready: Ready) -> dict[str, float]:
+  """Runs the steps up to stop_step; returns the metrics of the last evaluations."""
+  state, last = ready.state, ready.metrics
   finite = FiniteWatch()
   saver = Saver(store, run.recipe.checkpoint.retries)
   reporter.begin()
-  for step, batch in zip(range(start + 1, run.stop_step + 1), batches, strict=False):
-    state, metrics = step_fn(state, batch)
+  for step, batch in zip(range(ready.step + 1, run.stop_step + 1), ready.batches, strict=False):
+    state, metrics = ready.step_fn(state, batch)
     finite.add(step, metrics.pop('finite'))
-    reporter.tick(step)
+    reporter.tick(step, metrics)
     row, evaluated = {}, {}
     if _due(step, run.log_every, run):
       row |= {f'train/{name}': float(value) for name, value in metrics.items()} | reporter.lap()

@@ -7,10 +7,13 @@ import pathlib
 import time
 from collections.abc import Iterator
 
+import jax
+
 from vitjax.parallel.distributed import is_main
 from vitjax.training.build import Run
 from vitjax.training.metrics import MetricsWriter
 from vitjax.training.progress import ProgressDisplay, Throughput
+from vitjax.training.timeline import Timeline
 
 
 class Reporter:
@@ -20,24 +23,20 @@ class Reporter:
     run: what is trained.
     workdir: folder that exists.
     start: the step this start resumes from, 0 for a new run.
+    timeline: of this start; finished by the first step, shown, and written with the first row.
   """
 
-  def __init__(self, run: Run, workdir: pathlib.Path, start: int):
+  def __init__(self, run: Run, workdir: pathlib.Path, start: int, timeline: Timeline):
     log = run.recipe.log
     self._writer = None
     if is_main():
       self._writer = MetricsWriter(workdir, start_step=start, tensorboard=log.tensorboard)
     self._display = ProgressDisplay(run.stop_step, start_step=start, enabled=log.progress and is_main())
     self._speed = Throughput(run.recipe.data.batch_size, run.train_flops_per_example, run.peak_flops_per_s)
+    self._timeline, self._start_row = timeline, {}
+    self._started = False
     if start:
       self._display.note(f'resuming {workdir} from step {start}')
-
-  @contextlib.contextmanager
-  def timed(self, what: str) -> Iterator[None]:
-    """Says how long the block took."""
-    began_s = time.perf_counter()
-    yield
-    self._display.note(f'{what} in {time.perf_counter() - began_s:.1f} s')
 
   @contextlib.contextmanager
   def excluded(self) -> Iterator[None]:
@@ -50,8 +49,14 @@ class Reporter:
     """Starts the clock of the first lap."""
     self._speed.lap()
 
-  def tick(self, step: int) -> None:
-    """Counts one dispatched step."""
+  def tick(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    """Counts one dispatched step; the first one is waited for, and ends the start."""
+    if not self._started:
+      self._started = True
+      jax.block_until_ready(metrics)
+      self._timeline.finish()
+      self._start_row = self._timeline.metrics()
+      self._display.note(str(self._timeline))
     self._speed.tick()
     self._display.advance(step)
 
@@ -61,6 +66,7 @@ class Reporter:
 
   def write(self, step: int, row: dict[str, float]) -> None:
     """Writes and shows the one row of a step."""
+    row, self._start_row = self._start_row | row, {}
     if self._writer is not None:
       self._writer.write(step, row)
     self._display.show(step, row)
