@@ -17,6 +17,7 @@ from vitjax.errors import SaveError, TrainingError, VitjaxError
 
 COMMANDS = {
   'train': 'pretrain, fine-tune or resume a recipe; --dry_run shows what would happen',
+  'experiment': 'run a comparison over seeds and write its page: table, plot, claims',
   'eval': "evaluate a checkpoint on its recipe's splits, or on others",
   'probe': 'judge frozen features: few-shot, nearest neighbours or a linear probe, against raw pixels',
   'predict': 'classify images with a checkpoint: top-5 with class names',

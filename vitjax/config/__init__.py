@@ -39,6 +39,7 @@ from __future__ import annotations
 from vitjax.config.defaults import default_config, evaluator, evaluators, source_config
 from vitjax.config.devices import expected_devices
 from vitjax.config.durations import Duration
+from vitjax.config.experiment import Cell, Claim, Experiment, grid, load_experiment
 from vitjax.config.knobs import KnobDoc, describe_knobs
 from vitjax.config.load import apply_overrides, load_config, load_recipe, parse_args, recipe_to_config
 from vitjax.config.parse import parse_recipe
@@ -46,7 +47,10 @@ from vitjax.config.render import knobs_filled, recipe_from_json, recipe_to_json,
 from vitjax.config.schema import Recipe
 
 __all__ = [
+  'Cell',
+  'Claim',
   'Duration',
+  'Experiment',
   'KnobDoc',
   'Recipe',
   'apply_overrides',
@@ -55,8 +59,10 @@ __all__ = [
   'evaluator',
   'evaluators',
   'expected_devices',
+  'grid',
   'knobs_filled',
   'load_config',
+  'load_experiment',
   'load_recipe',
   'parse_args',
   'parse_recipe',

@@ -12,7 +12,7 @@ import pathlib
 import re
 import traceback
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import config_dict
@@ -177,6 +177,18 @@ def _suggest_recipe(path: pathlib.Path) -> str:
 
 def _run_file(path: pathlib.Path, arg: str) -> ConfigDict:
   """Returns what get_config(arg) of the file returns; exceptions become ConfigErrors with file and line."""
+  config = call_in_file(path, lambda module: _call_entry(module, arg, str(path)))
+  if not isinstance(config, ConfigDict):
+    raise ConfigError(
+      f'{path}: {_ENTRY}() returned {type(config).__name__}, not a ConfigDict.', [_START_HERE]
+    )
+  if shared := _shared_groups(config):
+    raise ConfigError(f'{path}: groups of knobs that are one object, so that editing one edits both.', shared)
+  return config
+
+
+def call_in_file(path: pathlib.Path, call: Callable[[types.ModuleType], Any]) -> Any:
+  """Runs a Python file and returns call(its module); exceptions become ConfigErrors with file and line."""
   name = str(path)
   try:
     module = types.ModuleType(path.stem)
@@ -184,7 +196,7 @@ def _run_file(path: pathlib.Path, arg: str) -> ConfigDict:
     linecache.checkcache(name)
     # Not imported: no entry in sys.modules, no __pycache__ beside the recipe, no stale bytecode.
     exec(compile(path.read_text(encoding='utf-8'), name, 'exec'), vars(module))
-    config = _call_entry(module, arg, name)
+    return call(module)
   except SyntaxError as error:
     line = (error.text or '').strip()
     raise ConfigError(
@@ -194,13 +206,6 @@ def _run_file(path: pathlib.Path, arg: str) -> ConfigDict:
     raise ConfigError(f'{_place(error, name)}: {error.headline}', error.problems) from None
   except Exception as error:
     raise _file_error(error, name) from error
-  if not isinstance(config, ConfigDict):
-    raise ConfigError(
-      f'{name}: {_ENTRY}() returned {type(config).__name__}, not a ConfigDict.', [_START_HERE]
-    )
-  if shared := _shared_groups(config):
-    raise ConfigError(f'{name}: groups of knobs that are one object, so that editing one edits both.', shared)
-  return config
 
 
 def _call_entry(module: types.ModuleType, arg: str, name: str) -> Any:

@@ -78,8 +78,9 @@ VIT_SIZES = {
 RESNET_UNITS = {'R50': (3, 4, 6, 3), 'R101': (3, 4, 23, 3), 'R152': (3, 8, 36, 3), 'R200': (3, 24, 36, 3)}
 
 # Hybrid stems, by the downsampling that the name's "/16" or "/32" asks for. ViT 3.1 and Table 6: /16 is the form with
-# stage 4 removed and its layers moved to stage 3; /32 is the output of a regular stage 4.
-STEM_UNITS = {('R50', 16): (3, 4, 9), ('R50', 32): (3, 4, 6, 3), ('R26', 32): (2, 2, 2, 2)}
+# stage 4 removed and its layers moved to stage 3; /32 is the output of a regular stage 4. R4, one unit, is for small
+# images.
+STEM_UNITS = {('R50', 16): (3, 4, 9), ('R50', 32): (3, 4, 6, 3), ('R26', 32): (2, 2, 2, 2), ('R4', 4): (1,)}
 
 TINY_RESNET = ResNetVariant((1, 1, 1), width=8, groups=4, small_root=True)
 
