@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 
 Overrides = list[tuple[str, str]]
+# Opening a large data set on a cold file system may take one host minutes longer than another.
+_AGREE_S = 600.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--workdir', metavar='DIR', help='where checkpoints and metrics go; required unless --dry_run'
   )
   parser.add_argument(
+    '--coordinator',
+    metavar='HOST:PORT',
+    help='of process 0; only where no launcher says it, together with the next two',
+  )
+  parser.add_argument('--num_processes', metavar='N', help='processes of this run; 1: this one alone')
+  parser.add_argument('--process_id', metavar='I', help='rank of this process, from 0')
+  parser.add_argument(
     '--dry_run',
     action='store_true',
     help='print the resolved recipe, parameters, shardings, FLOPs, steps and memory; train nothing',
@@ -35,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: Overrides) -> int:
   """Checks the recipe before jax is imported, builds the run, trains."""
   from vitjax.config import expected_devices, load_recipe, parse_recipe
+  from vitjax.config.processes import FLAGS
   from vitjax.errors import ConfigError, Problem
 
   if args.workdir is None and not args.dry_run:
@@ -42,7 +52,8 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
       'no place for the results',
       [Problem('--workdir', '', 'a folder', 'Add --workdir=DIR, or --dry_run to only look')],
     )
-  config, _ = load_recipe(args.config, overrides, num_devices=expected_devices())
+  flags = {flag: text for flag in FLAGS if (text := getattr(args, flag.removeprefix('--'))) is not None}
+  config, recipe = load_recipe(args.config, overrides, num_devices=expected_devices(flags))
 
   from vitjax.cli.environment import prepare
 
@@ -51,14 +62,19 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
 
   from vitjax.parallel import distributed
 
-  distributed.initialize()
+  distributed.initialize(flags)
   with distributed.hard_exit_on_exception():
+    from vitjax.config import recipe_facts
+    from vitjax.parallel.agreement import code_facts, require_same
     from vitjax.training import build, train
     from vitjax.training.timeline import Timeline
 
     timeline = Timeline(elapsed_s=None)
     timeline.lap('imports')
+    facts = {**code_facts(), '--workdir': args.workdir, **recipe_facts(recipe)}
+    require_same(facts, what='recipe, code and workdir', timeout_s=_AGREE_S)
     run = build(parse_recipe(config, num_devices=jax.device_count()))
+    require_same(run.fingerprints, what='the data', timeout_s=_AGREE_S)
     timeline.lap('build')
     if args.dry_run:
       from vitjax.training.describe import describe

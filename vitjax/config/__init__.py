@@ -43,7 +43,8 @@ from vitjax.config.experiment import Cell, Claim, Experiment, grid, load_experim
 from vitjax.config.knobs import KnobDoc, describe_knobs
 from vitjax.config.load import apply_overrides, load_config, load_recipe, parse_args, recipe_to_config
 from vitjax.config.parse import parse_recipe
-from vitjax.config.render import knobs_filled, recipe_from_json, recipe_to_json, render
+from vitjax.config.processes import Launch, read_launch
+from vitjax.config.render import knobs_filled, recipe_facts, recipe_from_json, recipe_to_json, render
 from vitjax.config.schema import Recipe
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
   'Duration',
   'Experiment',
   'KnobDoc',
+  'Launch',
   'Recipe',
   'apply_overrides',
   'default_config',
@@ -66,6 +68,8 @@ __all__ = [
   'load_recipe',
   'parse_args',
   'parse_recipe',
+  'read_launch',
+  'recipe_facts',
   'recipe_from_json',
   'recipe_to_config',
   'recipe_to_json',

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
+
+from vitjax.config.processes import read_launch
 
 _FLAG = re.compile(r'--xla_force_host_platform_device_count=(\d+)')
-_OTHER_LAUNCHERS = ('SLURM_STEP_NODELIST', 'OMPI_COMM_WORLD_SIZE')
 
 
-def expected_devices() -> int | None:
+def expected_devices(flags: Mapping[str, str] | None = None) -> int | None:
   """Returns the global number of devices where the environment fixes it, else None.
 
   It does for virtual CPU devices: JAX_PLATFORMS=cpu, --xla_force_host_platform_device_count=N in XLA_FLAGS,
-  times JAX_NUM_PROCESSES. Under another launcher the number of processes is not known here.
+  times the number of processes where that is known.
+
+  Args:
+    flags: --coordinator, --num_processes, --process_id as given on the command line.
   """
   env = os.environ
   if 'JAX_PLATFORMS' not in env or env['JAX_PLATFORMS'] != 'cpu' or 'XLA_FLAGS' not in env:
@@ -21,7 +26,7 @@ def expected_devices() -> int | None:
   counts = _FLAG.findall(env['XLA_FLAGS'])
   if not counts:
     return None
-  if 'JAX_NUM_PROCESSES' in env:
-    processes = env['JAX_NUM_PROCESSES']
-    return int(counts[-1]) * int(processes) if processes.isdigit() else None
-  return None if any(name in env for name in _OTHER_LAUNCHERS) else int(counts[-1])
+  launch = read_launch(env, flags)
+  if launch is None:
+    return int(counts[-1])
+  return None if launch.num_processes is None else int(counts[-1]) * launch.num_processes

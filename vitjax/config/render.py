@@ -53,6 +53,11 @@ def _read(stored: Any) -> tuple[Recipe, tuple[str, ...]]:
   return recipe, tuple(reader.filled)
 
 
+def recipe_facts(recipe: Recipe) -> dict[str, Any]:
+  """Returns {dotted path: JSON value} of every knob, such as {'optim.peak_lr': 0.001}: to compare two recipes by."""
+  return {path: _json(value) for path, value in _leaves(to_mapping(recipe), '')}
+
+
 def render(recipe: Recipe) -> str:
   """Returns a recipe as text: a `path = value` line per knob in order, '*' before what is not the default."""
   lines = list(_leaves(to_mapping(recipe), ''))

@@ -35,6 +35,7 @@ class Run:
     recipe: with model.num_classes resolved.
     mesh: device mesh with axes data, fsdp, model.
     source: the opened training source.
+    fingerprints: {dotted path: fingerprint} of the training source and those of the evaluators.
     objective: what is learned.
     schedule: step -> learning rate.
     abstract_state: TrainState of ShapeDtypeStructs that carry their shardings.
@@ -53,6 +54,7 @@ class Run:
   recipe: Recipe
   mesh: Mesh
   source: Source
+  fingerprints: dict[str, str]
   objective: Objective
   schedule: optax.Schedule
   abstract_state: TrainState
@@ -140,6 +142,7 @@ def build(recipe: Recipe, *, devices: Sequence[Any] | None = None) -> Run:
     recipe=recipe,
     mesh=mesh,
     source=source,
+    fingerprints={'data.source': source.fingerprint, **{w: s.fingerprint for w, s in of_evals.items()}},
     objective=objective,
     schedule=schedule,
     abstract_state=jax.tree.map(_with_sharding, shapes, shardings),

@@ -145,6 +145,8 @@ def test_every_knob_is_documented():
         'JAX_PLATFORMS': 'cpu',
         'XLA_FLAGS': '--xla_force_host_platform_device_count=4',
         'JAX_NUM_PROCESSES': '2',
+        'JAX_COORDINATOR_ADDRESS': 'host:1',
+        'JAX_PROCESS_ID': '0',
       },
       8,
     ),
@@ -152,7 +154,8 @@ def test_every_knob_is_documented():
       {
         'JAX_PLATFORMS': 'cpu',
         'XLA_FLAGS': '--xla_force_host_platform_device_count=4',
-        'SLURM_STEP_NODELIST': 'a',
+        'KUBERNETES_SERVICE_HOST': 'a',
+        'JOB_COMPLETION_INDEX': '0',
       },
       None,
     ),
@@ -167,7 +170,11 @@ def test_expected_devices(monkeypatch, env, expected):
     'JAX_PLATFORMS',
     'XLA_FLAGS',
     'JAX_NUM_PROCESSES',
+    'JAX_COORDINATOR_ADDRESS',
+    'JAX_PROCESS_ID',
     'SLURM_STEP_NODELIST',
+    'KUBERNETES_SERVICE_HOST',
+    'JOB_COMPLETION_INDEX',
     'OMPI_COMM_WORLD_SIZE',
   ):
     monkeypatch.delenv(name, raising=False)

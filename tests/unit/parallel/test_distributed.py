@@ -18,50 +18,6 @@ def explicit(**changes):
   return {name: value for name, value in env.items() if value is not None}
 
 
-def test_launchers_are_read_and_the_explicit_one_wins():
-  slurm = {'SLURM_STEP_NODELIST': 'a[1-2]', 'SLURM_NTASKS': '4'}
-  assert distributed.read_launch({}) is None
-  assert distributed.read_launch(slurm) == distributed.Launch('slurm', 4)
-  assert distributed.read_launch({'OMPI_COMM_WORLD_SIZE': '3'}) == distributed.Launch('ompi', 3)
-  assert distributed.read_launch(slurm | explicit()) == distributed.Launch('environment', 2, 1, ADDRESS)
-
-
-@pytest.mark.parametrize(
-  'env',
-  [
-    {'SLURM_NTASKS': '4'},  # a batch script, not an srun step
-    {'SLURM_STEP_NODELIST': 'a1', 'SLURM_NTASKS': '1'},
-    {'OMPI_COMM_WORLD_SIZE': '1'},
-    explicit(JAX_NUM_PROCESSES='1', JAX_PROCESS_ID='0'),
-  ],
-)
-def test_one_process_is_no_launch(env):
-  assert distributed.read_launch(env) is None
-
-
-@pytest.mark.parametrize(
-  ('env', 'where'),
-  [
-    (explicit(JAX_PROCESS_ID=None), ['JAX_PROCESS_ID']),
-    ({'JAX_COORDINATOR_ADDRESS': 'host'}, ['JAX_NUM_PROCESSES', 'JAX_PROCESS_ID', 'JAX_COORDINATOR_ADDRESS']),
-    (explicit(JAX_NUM_PROCESSES='two'), ['JAX_NUM_PROCESSES']),
-    (explicit(JAX_PROCESS_ID='2'), ['JAX_PROCESS_ID']),
-  ],
-)
-def test_variables_that_do_not_fit_are_all_named(env, where):
-  with pytest.raises(ConfigError) as caught:
-    distributed.read_launch(env)
-  assert [p.where for p in caught.value.problems] == where
-
-
-@pytest.mark.parametrize(
-  ('address', 'expected'),
-  [(ADDRESS, True), ('localhost:1', True), ('[::1]:1', True), ('10.0.0.1:1', False), ('node7:1', False)],
-)
-def test_loopback_addresses(address, expected):
-  assert distributed._is_loopback(address) is expected
-
-
 def test_address_in_use_is_refused_before_the_runtime_aborts(monkeypatch):
   with socket.socket() as taken:
     taken.bind(('127.0.0.1', 0))
@@ -93,7 +49,7 @@ def run_two(code: str, num_devices: int = 2, timeout_s: int = 120) -> list[tuple
     env['XLA_FLAGS'] = (
       f'--xla_force_host_platform_device_count={num_devices} --xla_backend_optimization_level=0'
     )
-    env['PYTHONPATH'] = str(pathlib.Path(__file__).parents[3])
+    env['PYTHONPATH'] = os.pathsep.join(str(pathlib.Path(__file__).parents[n]) for n in (2, 3))
     command = [sys.executable, '-c', textwrap.dedent(code)]
     processes.append(
       subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -111,6 +67,7 @@ def run_two(code: str, num_devices: int = 2, timeout_s: int = 120) -> list[tuple
 
 def test_two_processes_assemble_the_same_batch():
   results = run_two("""
+    import os
     import jax, numpy as np
     from jax.experimental import multihost_utils
     from vitjax.config.schema import ParallelConfig
@@ -140,6 +97,22 @@ def test_two_processes_assemble_the_same_batch():
     batch = mesh_lib.to_global(mesh, {'image': rows[mesh_lib.local_rows(mesh, 8)]})['image']
     seen = multihost_utils.process_allgather(batch, tiled=True)
     np.testing.assert_array_equal(seen, rows[[0, 1, 4, 5, 2, 3, 6, 7]])
+    # Facts are compared without arrays; every rank hears what differs.
+    from vitjax.errors import ConfigError
+    from vitjax.parallel.agreement import code_facts, require_same
+    require_same(code_facts(), what='the code', timeout_s=30)
+    mine = {'optim.peak_lr': 1e-3 * (1 + jax.process_index()), 'seed': 0}
+    try:
+      require_same(mine, what='the recipe', timeout_s=30)
+    except ConfigError as error:
+      assert [(p.where, p.found, p.expected) for p in error.problems] == [
+        ('optim.peak_lr', '0.002 on rank 1', '0.001, as on rank 0')], error
+    else:
+      raise AssertionError('a difference was not found')
+    import sockets
+    listening = sockets.listening(os.getpid())
+    assert len(listening) == (2 if distributed.is_main() else 1), listening  # coordinator, gloo
+    assert all(sockets.is_loopback(host) for host, _ in listening), listening
     print('all good')
   """)
   for status, output in results:
