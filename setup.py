@@ -1,3 +1,16 @@
-from setuptools import setup
+"""The compiled part of vitjax; everything else is in pyproject.toml."""
 
-setup()  # Everything is in pyproject.toml.
+from setuptools import Extension, setup
+
+setup(
+  ext_modules=[
+    # Optional: without a C compiler the same pixels come from simplejpeg, slower.
+    Extension(
+      'vitjax.data._jpeg_region',
+      ['vitjax/data/native/jpeg_region.c'],
+      extra_compile_args=['-O3'],
+      py_limited_api=True,
+      optional=True,
+    )
+  ],
+)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import io
+import threading
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
 from vitjax.errors import DataError, Problem
+
+try:
+  from vitjax.data import _jpeg_region as jpeg_region
+except ImportError:  # vitjax was installed without a C compiler, or is used from a source tree
+  jpeg_region = None
 
 # An image may have this many pixels (3 bytes each once decoded); the header is read before anything is
 # decoded.
@@ -74,6 +80,54 @@ def decode_image(data: bytes, *, name: str = 'image') -> np.ndarray:
     raise UnreadableError(name, f'{type(error).__name__}: {error}') from error
 
 
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+  """Returns (height, width) of a JPEG that `decode_box` need not decode as a whole, None for any other file.
+
+  Those are upright baseline JPEGs, which is most of them, where vitjax's compiled part is installed.
+  """
+  found = None if jpeg_region is None else jpeg_region.size(data)
+  if found is None:
+    return None
+  height, width, has_exif = found
+  if height * width > MAX_PIXELS or (has_exif and _orientation_of(data) != 1):
+    return None
+  return height, width
+
+
+def decode_box(data: bytes, box: tuple[int, int, int, int]) -> np.ndarray:
+  """Returns a rectangle of an encoded image, uint8 [height, width, 3]: the same pixels as in `decode_image`.
+
+  Unlike there, damage below the rectangle may go unnoticed, except for a file that was cut off.
+
+  Args:
+    data: a file for which `jpeg_size` gives a size.
+    box: (top, left, height, width) in pixels, within that size.
+
+  Returns:
+    An array that this thread's next call overwrites.
+
+  Raises:
+    UnreadableError: as in `decode_image`.
+  """
+  top, left, height, width = box
+  num_bytes = height * width * 3
+  if jpeg_region is not None:
+    scratch = _scratch_of_thread(num_bytes)
+    if jpeg_region.read(data, box, scratch):
+      return scratch[:num_bytes].reshape(height, width, 3)
+  return decode_image(data)[top : top + height, left : left + width]
+
+
+_per_thread = threading.local()
+
+
+def _scratch_of_thread(num_bytes: int) -> np.ndarray:
+  """Returns uint8 [at least num_bytes]; fresh memory for each image would cost as much as a fifth of its decoding."""
+  if not hasattr(_per_thread, 'scratch') or len(_per_thread.scratch) < num_bytes:
+    _per_thread.scratch = np.empty(num_bytes, np.uint8)
+  return _per_thread.scratch
+
+
 def to_rgb(image: Image.Image) -> np.ndarray:
   """Returns a PIL image as uint8 [h, w, 3], by the rules of `decode_image`, without the EXIF orientation.
 
@@ -101,6 +155,15 @@ def _jpeg_pixels(data: bytes) -> np.ndarray | None:
     return simplejpeg.decode_jpeg(data, 'RGB')
   except ValueError:
     return None
+
+
+def _orientation_of(data: bytes) -> int:
+  """Returns the EXIF orientation of a JPEG; 0 when PIL does not open it, which `decode_image` then reports."""
+  try:
+    with Image.open(io.BytesIO(data), formats=('JPEG', 'MPO')) as image:
+      return _orientation(image)
+  except Exception:  # noqa: BLE001 - decoders raise almost any type on damaged bytes
+    return 0
 
 
 def _orientation(image: Image.Image) -> int:

@@ -14,7 +14,6 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from concurrent import futures
-from typing import Any
 
 import grain
 import numpy as np
@@ -32,13 +31,20 @@ from vitjax.errors import ConfigError, DataError, Problem
 log = logging.getLogger('vitjax')
 
 Batch = dict[str, np.ndarray]
-_Row = dict[str, Any]
+_Row = dict[str, int]
 
 # Training has no end of its own; this many steps are as good as endless, and products with batch sizes stay
 # in int64.
 _ENDLESS_STEPS = 1 << 40
 # Examples that a thread makes at a stretch: Grain's bookkeeping per element costs as much as a small image.
 _CHUNK_SIZE = 16
+_DTYPES = {
+  'label': np.int32,
+  'index': np.int64,
+  'asked': np.int64,
+  'skipped': np.int64,
+  'weight': np.float32,
+}
 # In a record's `skipped`: something that no budget covers, such as a label out of range.
 _FATAL = -1
 
@@ -56,7 +62,7 @@ class _Example(abc.ABC):
     process_count: int,
   ):
     self.source = source
-    self._blank = np.zeros((*image_size, 3), np.uint8)
+    self._image_size = image_size
     self._batch_size = batch_size
     self._process_index = process_index
     self._local_size = batch_size // process_count
@@ -67,11 +73,16 @@ class _Example(abc.ABC):
     """Returns `chunk_size` neighbouring rows of this process's stream, stacked."""
     step, row = divmod(int(chunk) * self.chunk_size, self._local_size)
     first = step * self._batch_size + self._process_index * self._local_size + row
-    return _stack([self.make(first + i) for i in range(self.chunk_size)])
+    images = np.empty((self.chunk_size, *self._image_size, 3), np.uint8)
+    rows = [self.make(first + i, images[i]) for i in range(self.chunk_size)]
+    columns = {
+      name: np.array([row[name] for row in rows], dtype) for name, dtype in _DTYPES.items() if name in rows[0]
+    }
+    return {'image': images, **columns}
 
   @abc.abstractmethod
-  def make(self, position: int) -> _Row:
-    """Returns the row at a global position: the batch's fields, plus `asked` and `skipped`."""
+  def make(self, position: int, out: np.ndarray) -> _Row:
+    """Writes the image at a global position to `out`; returns the rest of the row, `asked` and `skipped` too."""
 
 
 class _TrainExample(_Example):
@@ -82,29 +93,25 @@ class _TrainExample(_Example):
     self._augment = augment
     self._seed = seed
     self._shuffle = shuffle
-    self._damaged: set[int] = set()
 
-  def make(self, position: int) -> _Row:
+  def make(self, position: int, out: np.ndarray) -> _Row:
     asked = source_index(position, len(self.source), seed=self._seed, shuffle=self._shuffle)
-    image, label, skipped = self._load(asked)
-    if image is not None:
-      image = self._augment(image, example_rng(self._seed, position))
-    used = (asked + max(skipped, 0)) % len(self.source)
-    return _record(self._blank if image is None else image, label, used, asked, skipped)
-
-  def _load(self, asked: int) -> tuple[np.ndarray | None, int, int]:
-    """Returns image, label, number of damaged records passed over; no image beyond the budget."""
-    for skipped in range(min(self.source.max_corrupt + 1, len(self.source))):
+    candidates = min(self.source.max_corrupt + 1, len(self.source))
+    # Damaged records are not remembered: whether damage shows may depend on the crop, and example p may not depend
+    # on what this process met before.
+    for skipped in range(candidates):
       index = (asked + skipped) % len(self.source)
-      if index in self._damaged:
-        continue
       try:
-        return *self.source.load(index), skipped
+        record = self.source[index]
+        self._augment(record['image'], example_rng(self._seed, position), out=out)
+        return _row(record['label'], index, asked, skipped)
       except UnreadableError:
-        self._damaged.add(index)
+        continue
       except DataError:
-        return None, 0, _FATAL
-    return None, 0, min(self.source.max_corrupt + 1, len(self.source))
+        out[:] = 0
+        return _row(0, asked, asked, _FATAL)
+    out[:] = 0
+    return _row(0, (asked + candidates) % len(self.source), asked, candidates)
 
 
 class _EvalExample(_Example):
@@ -114,26 +121,25 @@ class _EvalExample(_Example):
     super().__init__(source, image_size=preprocess.image_size, **layout)
     self._preprocess = preprocess
 
-  def make(self, position: int) -> _Row:
+  def make(self, position: int, out: np.ndarray) -> _Row:
+    index, skipped = position, 0
     if position >= len(self.source):
-      return {**_record(self._blank, 0, -1, -1, 0), 'weight': np.float32(0)}
-    try:
-      image, label = self.source.load(position)
-    except UnreadableError:
-      return {**_record(self._blank, 0, position, position, 1), 'weight': np.float32(0)}
-    except DataError:
-      return {**_record(self._blank, 0, position, position, _FATAL), 'weight': np.float32(0)}
-    return {**_record(self._preprocess(image), label, position, position, 0), 'weight': np.float32(1)}
+      index = -1
+    else:
+      try:
+        image, label = self.source.load(position)
+        out[:] = self._preprocess(image)
+        return {**_row(label, position, position, 0), 'weight': 1}
+      except UnreadableError:
+        skipped = 1
+      except DataError:
+        skipped = _FATAL
+    out[:] = 0
+    return {**_row(0, index, index, skipped), 'weight': 0}
 
 
-def _record(image: np.ndarray, label: int, index: int, asked: int, skipped: int) -> _Row:
-  return {
-    'image': image,
-    'label': np.int32(label),
-    'index': np.int64(index),
-    'asked': np.int64(asked),
-    'skipped': np.int64(skipped),
-  }
+def _row(label: int, index: int, asked: int, skipped: int) -> _Row:
+  return {'label': label, 'index': index, 'asked': asked, 'skipped': skipped}
 
 
 def source_index(position: int, num_examples: int, *, seed: int, shuffle: bool) -> int:
@@ -263,10 +269,6 @@ def _parallel(chunks: grain.MapDataset, config: DataConfig, chunks_per_step: int
   return batches.mp_prefetch(
     grain.MultiprocessingOptions(num_workers=config.num_workers), worker_init_fn=init_worker
   )
-
-
-def _stack(records: Sequence[_Row]) -> Batch:
-  return {name: np.stack([record[name] for record in records]) for name in records[0]}
 
 
 def _concatenate(batches: Sequence[Batch]) -> Batch:

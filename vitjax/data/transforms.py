@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from vitjax.config.schema import DataConfig
+from vitjax.data.decode import decode_box, decode_image, jpeg_size
 
 # The pipeline runs many images at once; OpenCV's own threads would only compete with its threads.
 cv2.setNumThreads(1)
@@ -34,7 +35,9 @@ def example_rng(seed: int, position: int) -> np.random.Generator:
   return np.random.Generator(np.random.Philox(key=np.array([seed, position], np.uint64)))
 
 
-def resize(image: np.ndarray, size: tuple[int, int], method: str) -> np.ndarray:
+def resize(
+  image: np.ndarray, size: tuple[int, int], method: str, *, out: np.ndarray | None = None
+) -> np.ndarray:
   """Returns uint8 [h, w, 3] resized to `size` (height, width), with half-pixel centres.
 
   'bilinear' and 'bicubic' do not antialias (as TF's resize by default): shrinking by much aliases. 'area'
@@ -45,6 +48,8 @@ def resize(image: np.ndarray, size: tuple[int, int], method: str) -> np.ndarray:
   Args:
     image: uint8 [h, w, 3].
     method: one of config.schema.INTERPOLATIONS.
+    out: contiguous uint8 [*size, 3] that the result may be written to, which saves an allocation. Look at what is
+      returned: an image of that size comes back as it is.
   """
   height, width = size
   if image.shape[:2] == (height, width):
@@ -53,8 +58,10 @@ def resize(image: np.ndarray, size: tuple[int, int], method: str) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((width, height), _PIL_METHOD[method]))
   if method == 'area':
     shrinks = image.shape[0] >= height and image.shape[1] >= width
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-  return cv2.resize(image, (width, height), interpolation=_CV2_METHOD[method])
+    filtered = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+  else:
+    filtered = _CV2_METHOD[method]
+  return cv2.resize(image, (width, height), dst=out, interpolation=filtered)
 
 
 def sample_crop(
@@ -142,22 +149,44 @@ class Augment:
     """Returns the transform that a recipe's data section describes."""
     return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cls)})
 
-  def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  def __call__(
+    self, image: np.ndarray | bytes, rng: np.random.Generator, *, out: np.ndarray | None = None
+  ) -> np.ndarray:
     """Returns the augmented image, uint8 [image_size, 3].
 
     Args:
-      image: uint8 [h, w, 3] of any size.
-      rng: generator of this example (`example_rng`); crop numbers are drawn first, then the flip.
+      image: uint8 [h, w, 3] of any size, or an encoded file, of which only the crop is decoded where that is
+        possible. The result is the same.
+      rng: generator of this example (`example_rng`); crop numbers are drawn first, then the shift, then the flip.
+      out: contiguous uint8 [image_size, 3] to write to and return.
+
+    Raises:
+      UnreadableError: the encoded image is damaged in a part that the crop needs.
     """
+    out = np.empty((*self.image_size, 3), np.uint8) if out is None else out
     if self.crop == 'inception':
-      top, left, height, width = sample_crop(
-        rng, (image.shape[0], image.shape[1]), area=self.crop_area, ratio=self.crop_ratio
-      )
-      image = image[top : top + height, left : left + width]
-    image = resize(image, self.image_size, self.interpolation)
-    if self.crop == 'shift':
-      down, right = rng.integers(-self.shift, self.shift + 1, 2)
+      image = self._sampled_crop(image, rng)
+    elif isinstance(image, bytes):
+      image = decode_image(image)
+    down, right = rng.integers(-self.shift, self.shift + 1, 2) if self.crop == 'shift' else (0, 0)
+    flip = self.flip and rng.random() < 0.5
+    image = resize(image, self.image_size, self.interpolation, out=None if flip else out)
+    if down or right:
       image = shift_image(image, int(down), int(right))
-    if self.flip and rng.random() < 0.5:
-      image = image[:, ::-1]
-    return np.ascontiguousarray(image)
+    if flip:
+      cv2.flip(image, 1, dst=out)
+    elif image is not out:
+      np.copyto(out, image)
+    return out
+
+  def _sampled_crop(self, image: np.ndarray | bytes, rng: np.random.Generator) -> np.ndarray:
+    """Returns the pixels of a random box; a JPEG is decoded there alone, where its size is known beforehand."""
+    if isinstance(image, bytes):
+      size = jpeg_size(image)
+      if size is not None:
+        return decode_box(image, sample_crop(rng, size, area=self.crop_area, ratio=self.crop_ratio))
+      image = decode_image(image)
+    top, left, height, width = sample_crop(
+      rng, (image.shape[0], image.shape[1]), area=self.crop_area, ratio=self.crop_ratio
+    )
+    return image[top : top + height, left : left + width]
