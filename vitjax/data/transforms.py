@@ -164,10 +164,7 @@ class Augment:
       UnreadableError: the encoded image is damaged in a part that the crop needs.
     """
     out = np.empty((*self.image_size, 3), np.uint8) if out is None else out
-    if self.crop == 'inception':
-      image = self._sampled_crop(image, rng)
-    elif isinstance(image, bytes):
-      image = decode_image(image)
+    image = self.crop_of(image, rng)
     down, right = rng.integers(-self.shift, self.shift + 1, 2) if self.crop == 'shift' else (0, 0)
     flip = self.flip and rng.random() < 0.5
     image = resize(image, self.image_size, self.interpolation, out=None if flip else out)
@@ -179,13 +176,19 @@ class Augment:
       np.copyto(out, image)
     return out
 
-  def _sampled_crop(self, image: np.ndarray | bytes, rng: np.random.Generator) -> np.ndarray:
-    """Returns the pixels of a random box; a JPEG is decoded there alone, where its size is known beforehand."""
+  def crop_of(self, image: np.ndarray | bytes, rng: np.random.Generator) -> np.ndarray:
+    """Returns the part of the image that will be resized, uint8 [h, w, 3]: the first half of a call.
+
+    An encoded JPEG is decoded there alone, where its size is known beforehand. The result may be overwritten by this
+    thread's next call.
+    """
     if isinstance(image, bytes):
-      size = jpeg_size(image)
+      size = jpeg_size(image) if self.crop == 'inception' else None
       if size is not None:
         return decode_box(image, sample_crop(rng, size, area=self.crop_area, ratio=self.crop_ratio))
       image = decode_image(image)
+    if self.crop != 'inception':
+      return image
     top, left, height, width = sample_crop(
       rng, (image.shape[0], image.shape[1]), area=self.crop_area, ratio=self.crop_ratio
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ from vitjax.optim import make_optimizer, make_schedule
 from vitjax.parallel.constrain import on_mesh
 from vitjax.parallel.hardware import peak_flops_per_s
 from vitjax.parallel.mesh import batch_sharding, local_share, make_mesh, replicated, to_global
+from vitjax.parallel.prefetch import Prefetch
 from vitjax.training.state import TrainState, init_state, state_shardings
 from vitjax.training.step import make_train_step
 
@@ -82,7 +84,7 @@ class Run:
     }
 
   def batches(self, start_step: int) -> Generator[dict[str, jax.Array], None, None]:
-    """Yields global batches from the one that follows `start_step` on."""
+    """Yields global batches from the one that follows `start_step` on; the next ones are on their way meanwhile."""
     data = self.recipe.data
     index, count = local_share(self.mesh, data.batch_size)
     local = train_batches(
@@ -93,9 +95,12 @@ class Run:
       process_index=index,
       process_count=count,
     )
-    with local:
-      for batch in local:
-        yield to_global(self.mesh, {'image': batch['image'], 'label': batch['label']})
+
+    def to_devices(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+      return to_global(self.mesh, {'image': batch['image'], 'label': batch['label']})
+
+    with local, contextlib.closing(Prefetch(local, to_devices)) as batches:
+      yield from batches
 
   def preprocess(self) -> Preprocess:
     """Returns how an image becomes an input: as the first evaluator does it, those of the head before others;
