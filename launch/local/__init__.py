@@ -1,0 +1,1 @@
+"""Several processes on this machine, as several hosts would run them: for tests, and to try a sharding."""

@@ -1,0 +1,1 @@
+"""Ray Train: vitjax as the training function of a JaxTrainer."""

@@ -1,0 +1,1 @@
+"""SLURM: a batch file that saves before its time limit and queues itself again."""
