@@ -11,7 +11,7 @@ PIP_FLAGS := --disable-pip-version-check --quiet --retries 10 --require-hashes
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-all test-parity .parity lint format requirements golden clean
+.PHONY: help install quickstart test test-slow test-engines engines test-all test-parity .parity lint format requirements golden clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | column -t -s @ 2>/dev/null \

@@ -166,7 +166,7 @@ class _Group:
           self._signal(signal.SIGTERM)
           kill_at = time.monotonic() + self._grace_s
     for reader in self._threads:
-      reader.join(1.0)
+      reader.join(2.0)
     return code
 
   @contextlib.contextmanager
@@ -195,8 +195,9 @@ class _Group:
           os.killpg(process.pid, number) if number == signal.SIGKILL else process.send_signal(number)
 
   def _copy(self, rank: int, stream: BinaryIO) -> None:
-    for line in stream:
-      self._write(f'[{rank}] '.encode() + line.rstrip(b'\n') + b'\n')
+    with stream:
+      for line in stream:
+        self._write(f'[{rank}] '.encode() + line.rstrip(b'\n') + b'\n')
 
   def _say(self, text: str) -> None:
     self._write(f'launch local: {text}\n'.encode())

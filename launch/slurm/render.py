@@ -27,7 +27,7 @@ _TEMPLATE = """\
 #SBATCH --open-mode=append
 #SBATCH --output={log}
 set -u
-{lines}srun --kill-on-bad-exit=1 --label {command}
+{lines}srun --kill-on-bad-exit=0 --wait=120 --label {command}
 code=$?
 # 42: saved, and to be started again. It goes on from the newest checkpoint.
 if [ "$code" -eq 42 ]; then
@@ -94,14 +94,8 @@ def batch_file(job: Job, settings: Slurm) -> str:
   """
   log = f'{job.name}-%j.log' if settings.log is None else settings.log
   words = [(f'--{name}', getattr(settings, name)) for name in ('partition', 'account', 'qos')]
-  check(
-    job,
-    [
-      *words,
-      ('--log', log.lstrip('/').replace('%', '')),
-      ('--folder', job.folder and job.folder.lstrip('/')),
-    ],
-  )
+  paths = (('--log', settings.log and settings.log.replace('%', '')), ('--folder', job.folder))
+  check(job, [*words, *((flag, path and path.lstrip('/')) for flag, path in paths)])
   problems = []
   if not _TIME.fullmatch(settings.time):
     problems.append(Problem('--time', repr(settings.time), 'minutes, HH:MM:SS or D-HH'))

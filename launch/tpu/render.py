@@ -109,4 +109,4 @@ def start_line(job: Job) -> str:
 
 def stop_line(job: Job) -> str:
   """Returns the line that asks the job to save and leave, and the loop around it to end."""
-  return f'kill -TERM -- -$(cat {pid_file(job)})'
+  return f'kill -TERM -$(cat {pid_file(job)})'
