@@ -39,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action='store_true',
     help='print the resolved recipe, parameters, shardings, FLOPs, steps and memory; train nothing',
   )
+  parser.add_argument(
+    '--profile',
+    metavar='FIRST:LAST',
+    help='trace these steps into WORKDIR/profile and print where their time went, as in --profile=10:13',
+  )
 
 
 def run(args: argparse.Namespace, overrides: Overrides) -> int:
@@ -47,6 +52,7 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
   from vitjax.config.processes import FLAGS
   from vitjax.errors import ConfigError, Problem
 
+  profile = None if args.profile is None else parse_window(args.profile)
   if args.workdir is None and not args.dry_run:
     raise ConfigError(
       'no place for the results',
@@ -81,9 +87,24 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
 
       print(describe(run))
       return 0
-    final = train(run, args.workdir, timeline=timeline)
+    final = train(run, args.workdir, timeline=timeline, profile=profile)
   if distributed.is_main():
     for name, value in sorted(final.items()):
       print(f'{name} = {value:.6g}')
     print(f'next: vitjax predict IMAGE --checkpoint={args.workdir}')
   return 0
+
+
+def parse_window(text: str) -> tuple[int, int]:
+  """Returns (first, last) of '10:13': the steps to trace, both included.
+
+  Raises:
+    ConfigError: not two step numbers in order.
+  """
+  from vitjax.errors import ConfigError, Problem
+
+  first, colon, last = text.partition(':')
+  if not (colon and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+    problem = Problem('--profile', text, 'FIRST:LAST, such as 10:13 for steps 10 to 13')
+    raise ConfigError('no steps to trace', [problem])
+  return int(first), int(last)

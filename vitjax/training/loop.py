@@ -9,13 +9,20 @@ import pathlib
 from vitjax.checkpoint import Saver, Store
 from vitjax.training.build import Run
 from vitjax.training.numerics import FiniteWatch
+from vitjax.training.profiling import ProfiledStep
 from vitjax.training.reporter import Reporter
 from vitjax.training.resume import checkpoint_items
 from vitjax.training.startup import Ready, start
 from vitjax.training.timeline import Timeline
 
 
-def train(run: Run, workdir: str | os.PathLike[str], *, timeline: Timeline | None = None) -> dict[str, float]:
+def train(
+  run: Run,
+  workdir: str | os.PathLike[str],
+  *,
+  timeline: Timeline | None = None,
+  profile: tuple[int, int] | None = None,
+) -> dict[str, float]:
   """Trains to run.stop_step, resuming what `workdir` already holds; returns the last evaluation's metrics.
 
   Host-side; called by every process with the same run. Writes WORKDIR/checkpoints, metrics.jsonl and
@@ -25,6 +32,7 @@ def train(run: Run, workdir: str | os.PathLike[str], *, timeline: Timeline | Non
     run: from `build`.
     workdir: folder of this run; made if missing.
     timeline: of what came before, for the report of the start; None: it begins here.
+    profile: first and last step to trace into WORKDIR/profile.
 
   Raises:
     TrainingError: a loss, gradient or update that is not finite; nothing of that step reaches a checkpoint.
@@ -36,6 +44,8 @@ def train(run: Run, workdir: str | os.PathLike[str], *, timeline: Timeline | Non
   timeline = timeline or Timeline()
   with Store(workdir, run.recipe.checkpoint) as store, start(run, store, timeline) as ready:
     timeline.lap('ready')
+    if profile is not None:
+      ready.step_fn = ProfiledStep(ready.step_fn, step=ready.step, window=profile, folder=workdir / 'profile')
     with contextlib.closing(Reporter(run, workdir, ready.step, timeline)) as reporter:
       return _run_steps(run, store, reporter, ready)
 

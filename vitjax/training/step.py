@@ -77,11 +77,14 @@ def make_train_step(
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     augment_key, loss_key = jax.random.split(key)
-    batch = objective.augment(augment_key, batch)
+    with jax.named_scope('augment'):
+      batch = objective.augment(augment_key, batch)
     output, grads = loss_and_grads(objective, state.params, batch, loss_key, config.accumulation_steps)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    grad_norm, update_norm = optax.tree.norm(grads), optax.tree.norm(updates)
+    with jax.named_scope('optimizer'):
+      updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+      params = optax.apply_updates(state.params, updates)
+    with jax.named_scope('metrics'):
+      grad_norm, update_norm = optax.tree.norm(grads), optax.tree.norm(updates)
     metrics = {name: total / weight for name, (total, weight) in output.metrics.items()}
     metrics |= {
       'grad_norm': grad_norm,
@@ -91,7 +94,8 @@ def make_train_step(
     }
     ema_params = state.ema_params
     if config.ema_decay is not None:
-      ema_params = ema_update(ema_params, params, config.ema_decay)
+      with jax.named_scope('optimizer'):
+        ema_params = ema_update(ema_params, params, config.ema_decay)
     new_state = TrainState(state.step + 1, params, opt_state, ema_params, state.rng)
     return new_state, metrics
 
