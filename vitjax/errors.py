@@ -69,3 +69,24 @@ class DataError(VitjaxError):
 
 class TrainingError(VitjaxError):
   """A run that had to stop, such as on a loss that is not finite."""
+
+
+class Preempted(VitjaxError):
+  """A run that was told to leave, has saved, and goes on where it stopped when it is started again."""
+
+
+EXIT_RUN_FAILED, EXIT_REFUSED, EXIT_RESTART, EXIT_INTERRUPTED = 1, 2, 42, 130
+
+
+def exit_code(error: BaseException) -> int:
+  """Returns the exit code that an exception ends the process with.
+
+  42 asks for another start: preempted and saved, or stopped by a fault that a restart may cure (xpk restarts on
+  42). 1 and 2 do not: a run that failed (or an unknown exception), or one that was refused as asked. 130: Ctrl-C.
+  """
+  if isinstance(error, Preempted):
+    return EXIT_RESTART
+  if isinstance(error, KeyboardInterrupt):
+    return EXIT_INTERRUPTED
+  refused = isinstance(error, VitjaxError) and not isinstance(error, TrainingError | SaveError)
+  return EXIT_REFUSED if refused else EXIT_RUN_FAILED

@@ -18,8 +18,8 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from vitjax import trees
-from vitjax.checkpoint import manifest as manifests
 from vitjax.checkpoint import leftovers, reading, writing
+from vitjax.checkpoint import manifest as manifests
 from vitjax.checkpoint.lock import WorkdirLock
 from vitjax.checkpoint.manifest import DamagedCheckpoint, HostCopy, Manifest
 from vitjax.config.schema import CheckpointConfig

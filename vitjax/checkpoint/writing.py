@@ -15,8 +15,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers, future
 
-from vitjax.checkpoint import manifest as manifests
 from vitjax.checkpoint import leftovers, reading
+from vitjax.checkpoint import manifest as manifests
 from vitjax.config.schema import CheckpointConfig
 from vitjax.errors import CheckpointError
 

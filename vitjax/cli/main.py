@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 import vitjax
-from vitjax.errors import SaveError, TrainingError, VitjaxError
+from vitjax.errors import EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_RUN_FAILED, VitjaxError, exit_code
 
 COMMANDS = {
   'train': 'pretrain, fine-tune or resume a recipe; --dry_run shows what would happen',
@@ -26,7 +26,6 @@ COMMANDS = {
   'quickstart': 'pretrain on MNIST, transfer to digits, compare: minutes on a laptop',
   'doctor': 'check this environment: versions, backend, devices, memory',
 }
-EXIT_RUN_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def _overview() -> str:
@@ -40,7 +39,8 @@ def _overview() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs one command; returns the exit code: 0 done, 1 the run failed, 2 refused as asked, 130 interrupted."""
+  """Runs one command; returns the exit code: 0 done, 1 the run failed, 2 refused as asked, 42 to be started again
+  (preempted and saved, or stopped by the watchdog), 130 interrupted."""
   argv = list(sys.argv[1:] if argv is None else argv)
   if not argv or argv[0] in ('-h', '--help', 'help'):
     print(_overview())
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return command.run(args, overrides)
   except VitjaxError as error:
     print(f'vitjax {argv[0]}: {error}', file=sys.stderr)
-    return EXIT_RUN_FAILED if isinstance(error, TrainingError | SaveError) else EXIT_REFUSED
+    return exit_code(error)
   except BrokenPipeError:
     # The reader of our output has gone, as in `vitjax ... | head`: nothing is left to say.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -68,7 +68,10 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
 
   from vitjax.parallel import distributed
 
-  distributed.initialize(flags)
+  resilience = recipe.resilience
+  distributed.initialize(
+    flags, start_timeout_s=resilience.start_timeout_s, heartbeat_timeout_s=resilience.heartbeat_timeout_s
+  )
   with distributed.hard_exit_on_exception():
     from vitjax.config import recipe_facts
     from vitjax.parallel.agreement import code_facts, require_same

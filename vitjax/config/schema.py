@@ -217,6 +217,24 @@ class LogConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ResilienceConfig:
+  """When a run stops, waits or goes on: faults of machines and of numbers."""
+
+  start_timeout_s: int = knob(300, 'longest wait for all processes of a run to come up', unit='seconds', minimum=1)
+  heartbeat_timeout_s: int = knob(100, 'silence after which a process counts as dead', unit='seconds', minimum=2)
+  step_timeout_s: float | None = knob(600.0, 'longest time without a finished step before the watchdog ends the run, to be started again; None: no watchdog', unit='seconds', minimum=1.0)
+  slow_timeout_s: float | None = knob(3600.0, 'the same for compilation, restore, saving and each batch of an evaluation', unit='seconds', minimum=1.0)
+  max_skipped_in_a_row: int = knob(10, 'steps in a row whose loss or gradients are not finite, and whose update is skipped, before the run stops', unit='steps', minimum=0)
+  max_skipped: int = knob(100, 'the same over the whole run, batches passed over by on_spike included', unit='steps', minimum=0)
+  spike_factor: float | None = knob(10.0, 'a loss this many times the median of the last spike_window accepted steps is a spike; None: no look', minimum=1.01)
+  spike_window: int = knob(50, 'steps whose losses make the median; the first look comes when there are half of them', unit='steps', minimum=2)
+  on_spike: str = knob('report', 'what a spike does: a line in the log, or also a return to the newest checkpoint, from where the batches up to the spike are passed over', choices=('report', 'rollback'), source='PaLM 2204.02311, 5.1')
+  spike_skip: int = knob(8, "batches that on_spike='rollback' passes over, the last of them that of the spike, as far as they come after the checkpoint", unit='steps', minimum=1)
+  replica_check_every: Duration | None = knob(Duration(1000, 'steps'), 'time between comparisons of the copies that devices hold of the same array; None: never')
+  max_starts_without_progress: int | None = knob(5, 'starts in a row that end, without being told to, before a new checkpoint; the next one is refused. None: any number', minimum=1)
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
   """One training run, complete."""
 
@@ -229,6 +247,7 @@ class Recipe:
   init: InitConfig = dataclasses.field(default_factory=InitConfig)
   evals: dict[str, EvalConfig] = dataclasses.field(default_factory=dict)
   log: LogConfig = dataclasses.field(default_factory=LogConfig)
+  resilience: ResilienceConfig = dataclasses.field(default_factory=ResilienceConfig)
   seed: int = knob(0, 'seed of initialisation, order, augmentation and dropout', minimum=0, maximum=2**32 - 1)
   total: Duration = knob(Duration(90, 'epochs'), 'length of the run and of the learning-rate schedule')
   stop_after: Duration | None = knob(None, 'end early at this point of the unchanged schedule; None: run to the end')

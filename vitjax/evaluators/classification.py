@@ -15,6 +15,7 @@ from vitjax.data import Batches
 from vitjax.objectives import Objective
 from vitjax.objectives.classification import classification_loss
 from vitjax.parallel.constrain import on_mesh
+from vitjax.parallel.interruption import interruption_point
 from vitjax.parallel.mesh import to_global
 
 EvalBatches = Callable[[], Batches]
@@ -65,6 +66,7 @@ class ClassificationEvaluator:
     """Yields the sums of each batch, still on device."""
     with self.batches() as batches:
       for batch in batches:
+        interruption_point()
         rows = {name: batch[name] for name in ('image', 'label', 'weight')}
         yield self._step(params, to_global(self.mesh, rows))
 

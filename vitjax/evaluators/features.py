@@ -13,6 +13,7 @@ from vitjax.data import Batches
 from vitjax.errors import Problem, TrainingError
 from vitjax.objectives import Objective
 from vitjax.parallel.constrain import on_mesh
+from vitjax.parallel.interruption import interruption_point
 from vitjax.parallel.mesh import replicated, to_global
 
 # Added to the standard deviation of every feature; a feature that never varies becomes 0.
@@ -123,6 +124,7 @@ class FeatureExtractor:
     with batches:
       pending = None
       for batch in batches:
+        interruption_point()
         rows = {name: batch[name] for name in ('image', 'label', 'weight')}
         rows['index'] = batch['index'].astype(np.int32)
         result = self._step(params, to_global(self.mesh, rows))

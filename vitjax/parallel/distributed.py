@@ -15,8 +15,9 @@ from jax._src import xla_bridge
 from jaxlib import _jax  # pyright: ignore[reportAttributeAccessIssue]
 
 from vitjax.config import Launch, read_launch
-from vitjax.errors import ConfigError, Problem
+from vitjax.errors import ConfigError, Preempted, Problem, TrainingError, VitjaxError, exit_code
 from vitjax.parallel.agreement import coordination_client
+from vitjax.parallel.coordination import leave, post_failure, read_failure
 from vitjax.parallel.roll_call import is_loopback, roll_call
 
 _logger = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ def initialize(
       them than announced.
     TrainingError: processes that did not start in time; they are named where the coordinator was given.
   """
+  # jax's own preemption service would take SIGTERM from training/preemption.py, and knows no other signal.
+  jax.config.update('jax_enable_preemption_service', False)
   launch = read_launch(os.environ, flags)
   if launch is None:
     return
@@ -68,22 +71,29 @@ def is_main() -> bool:
 def hard_exit_on_exception() -> Iterator[None]:
   """Ends the process at once when the block raises in a run of several processes; `with` or decorator.
 
-  An ordinary exit would wait 300 s at jax's shutdown barrier for peers that wait for this process. Here the
-  traceback is printed and the process leaves with status 1 (130 for Ctrl-C); its peers then see a dead
-  process and abort. A SystemExit passes, since it is deliberate, as does every exception in a run of one
-  process.
+  An ordinary exit would wait 300 s at jax's shutdown barrier for peers that wait for this process. Here the first
+  process to fail prints its error and tells the others; they name it and leave as well, all with its exit code. A
+  SystemExit passes, since it is deliberate, as does Preempted, which all processes raise together, and every
+  exception in a run of one process.
   """
   try:
     yield
-  except SystemExit:
+  except (SystemExit, Preempted):
     raise
   except BaseException as error:
     if not jax.distributed.is_initialized():
       raise
-    traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(130 if isinstance(error, KeyboardInterrupt) else 1)
+    cause = f'{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ""}'
+    post_failure(cause, exit_code(error), everywhere=isinstance(error, TrainingError))
+    failure = read_failure()
+    if failure is not None and failure['rank'] != jax.process_index():
+      print(f'failed on rank {failure["rank"]}: {failure["cause"]}', file=sys.stderr)
+      leave(failure['code'])
+    if isinstance(error, VitjaxError):
+      print(f'vitjax: {error}', file=sys.stderr)
+    else:
+      traceback.print_exc()
+    leave(exit_code(error))
 
 
 def _join_detected(launch: Launch, start_timeout_s: float, heartbeat_timeout_s: int) -> None:

@@ -48,6 +48,7 @@ class Run:
     total_steps: length of the schedule.
     stop_step: the step after which this run ends, <= total_steps.
     log_every, save_every: steps.
+    replica_check_every: steps; 0: never.
     eval_every: steps, by evaluator name.
     train_flops_per_example: analytic, 3x forward.
     peak_flops_per_s: of all devices together; None where the device kind is unknown.
@@ -68,6 +69,7 @@ class Run:
   stop_step: int
   log_every: int
   save_every: int
+  replica_check_every: int
   eval_every: dict[str, int]
   train_flops_per_example: float
   peak_flops_per_s: float | None
@@ -162,6 +164,7 @@ def build(recipe: Recipe, *, devices: Sequence[Any] | None = None) -> Run:
     stop_step=total_steps if recipe.stop_after is None else min(steps(recipe.stop_after), total_steps),
     log_every=steps(recipe.log.every),
     save_every=steps(recipe.checkpoint.every),
+    replica_check_every=steps(check_every) if (check_every := recipe.resilience.replica_check_every) else 0,
     eval_every={name: steps(config.every) for name, config in recipe.evals.items()},
     train_flops_per_example=3
     * forward_flops(recipe.model, image_size=recipe.data.image_size, num_classes=num_classes),

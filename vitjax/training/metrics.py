@@ -16,6 +16,9 @@ class MetricsWriter:
   Opening truncates to `start_step`: rows of later steps, and a last line torn by a kill, belong to work that
   the resumed run does again.
 
+  Attributes:
+    seen_step: the last step of which an earlier start left a row, at least start_step.
+
   Args:
     workdir: folder that exists.
     start_step: the step that the run resumes from; 0 for a new run.
@@ -24,8 +27,7 @@ class MetricsWriter:
 
   def __init__(self, workdir: str | os.PathLike[str], *, start_step: int, tensorboard: bool):
     self.path = pathlib.Path(workdir) / 'metrics.jsonl'
-    if self.path.exists():
-      _truncate(self.path, start_step)
+    self.seen_step = _truncate(self.path, start_step) if self.path.exists() else start_step
     self._file = self.path.open('a', encoding='utf-8')
     self._summary = None
     if tensorboard:
@@ -54,9 +56,14 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, float]]:
   return [json.loads(line) for line in complete.splitlines()]
 
 
-def _truncate(path: pathlib.Path, last_step: int) -> None:
-  """Rewrites the file without rows after last_step; atomic, so that a kill leaves the old or the new file."""
-  rows = [row for row in read_metrics(path.parent) if row['step'] <= last_step]
+def _truncate(path: pathlib.Path, last_step: int) -> int:
+  """Rewrites the file without rows after last_step; atomic, so that a kill leaves the old or the new file.
+
+  Returns the last step that had a row, at least last_step.
+  """
+  rows = read_metrics(path.parent)
   scratch = path.with_suffix('.jsonl.tmp')
-  scratch.write_text(''.join(json.dumps(row) + '\n' for row in rows), encoding='utf-8')
+  kept = ''.join(json.dumps(row) + '\n' for row in rows if row['step'] <= last_step)
+  scratch.write_text(kept, encoding='utf-8')
   scratch.replace(path)
+  return int(max([last_step, *(row['step'] for row in rows)]))

@@ -8,43 +8,55 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vitjax.training.goodput import TRAINING, Clock, goodput, input_share
+
 
 class Throughput:
-  """Measures speed between calls of `lap`, leaving out time that is given to `exclude`.
+  """Measures speed between calls of `lap`, over the time that a clock gives to training.
+
+  Attributes:
+    own_s: seconds per step of the last lap that this process did not spend with its devices.
 
   Args:
+    clock: evaluation, saving and compilation are phases of their own in it, and so left out.
     batch_size: global examples per step.
     train_flops_per_example: 3x forward; None when unknown.
     peak_flops_per_s: peak of all devices together; None when unknown, and MFU is then left out.
   """
 
-  def __init__(self, batch_size: int, train_flops_per_example: float | None, peak_flops_per_s: float | None):
+  def __init__(
+    self,
+    clock: Clock,
+    batch_size: int,
+    train_flops_per_example: float | None,
+    peak_flops_per_s: float | None,
+  ):
+    self._clock = clock
     self._batch_size = batch_size
     self._flops, self._peak = train_flops_per_example, peak_flops_per_s
-    self._start_s = time.perf_counter()
-    self._excluded_s = 0.0
+    self._before, self._device_s = clock.seconds(), clock.device_s
     self._steps = 0
+    self.own_s = 0.0
 
   def tick(self) -> None:
     """Counts one step."""
     self._steps += 1
 
-  def exclude(self, seconds: float) -> None:
-    """Leaves out time that is no training: compilation, evaluation, saving."""
-    self._excluded_s += seconds
-
   def lap(self) -> dict[str, float]:
     """Returns perf/ metrics since the last call and starts the next lap; {} when no step was counted."""
-    now_s = time.perf_counter()
-    elapsed_s = now_s - self._start_s - self._excluded_s
-    steps, self._steps, self._start_s, self._excluded_s = self._steps, 0, now_s, 0.0
+    now = self._clock.seconds()
+    lap = {phase: now[phase] - self._before[phase] for phase in TRAINING}
+    elapsed_s, steps = sum(lap.values()), self._steps
+    device_s, self._device_s = self._clock.device_s - self._device_s, self._clock.device_s
+    self._before, self._steps = now, 0
     if steps == 0 or elapsed_s <= 0:
       return {}
+    self.own_s = max(elapsed_s - device_s, 0.0) / steps
     images_per_s = steps * self._batch_size / elapsed_s
     perf = {'perf/images_per_s': images_per_s, 'perf/step_time_s': elapsed_s / steps}
     if self._flops is not None and self._peak is not None:
       perf['perf/mfu'] = images_per_s * self._flops / self._peak
-    return perf
+    return perf | {'perf/input_wait': input_share(lap), 'perf/goodput': goodput(now)}
 
 
 class ProgressDisplay:

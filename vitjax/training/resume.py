@@ -20,6 +20,7 @@ from vitjax.errors import CheckpointError, Problem
 from vitjax.loading import read_run
 from vitjax.parallel.distributed import is_main
 from vitjax.training.build import Run
+from vitjax.training.numerics import Health
 from vitjax.training.state import TrainState
 from vitjax.trees import flatten, map_with_path
 
@@ -28,12 +29,34 @@ log = logging.getLogger('vitjax')
 _VERSIONS_OF = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 
 
-def checkpoint_items(run: Run, state: TrainState, metrics: dict[str, float]) -> dict[str, Any]:
+@dataclasses.dataclass
+class Progress:
+  """How far a run is, beside its arrays.
+
+  Attributes:
+    step: steps done.
+    metrics: of the last evaluations.
+    health: what the watch on numbers remembers.
+    unfinished: the row of `step` that waits for evaluations, where the run had to leave in the middle of them.
+  """
+
+  step: int = 0
+  metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+  health: Health = dataclasses.field(default_factory=Health)
+  unfinished: dict[str, float] | None = None
+
+  @property
+  def logged_step(self) -> int:
+    """The last step whose row is final."""
+    return self.step if self.unfinished is None else self.step - 1
+
+
+def checkpoint_items(run: Run, state: TrainState, progress: Progress) -> dict[str, Any]:
   """Returns the keyword arguments of Store.save for a state: params, opt_state, aux and meta.
 
   meta is JSON: 'recipe', 'preprocess', 'class_names', 'data' (fingerprint and length of the training
-  source; the input position is the step itself), 'metrics' (of the last evaluations), 'golden' (logits of a
-  seeded input) and 'versions'.
+  source; the input position is the step itself), 'metrics' (of the last evaluations), 'health' and 'unfinished'
+  (see Progress), 'golden' (logits of a seeded input) and 'versions'.
   """
   aux = {'step': state.step, 'rng': state.rng}
   if state.ema_params is not None:
@@ -43,15 +66,17 @@ def checkpoint_items(run: Run, state: TrainState, metrics: dict[str, float]) -> 
     'preprocess': run.preprocess().to_json(),
     'class_names': list(run.source.class_names) if run.recipe.model.num_classes else [],
     'data': {'fingerprint': run.source.fingerprint, 'num_examples': len(run.source)},
-    'metrics': dict(metrics),
+    'metrics': dict(progress.metrics),
+    'health': dataclasses.asdict(progress.health),
+    'unfinished': progress.unfinished,
     'golden': golden.record(run.predict_fn, state.evaluated_params(), run.recipe.data.image_size),
     'versions': {'vitjax': vitjax.__version__, **{n: importlib.metadata.version(n) for n in _VERSIONS_OF}},
   }
   return {'params': state.params, 'opt_state': state.opt_state, 'aux': aux, 'meta': meta}
 
 
-def restore_or_init(run: Run, store: Store) -> tuple[TrainState, int, dict[str, float]]:
-  """Returns the state to start from, its step, and the metrics of the last evaluations before it.
+def restore_or_init(run: Run, store: Store) -> tuple[TrainState, Progress]:
+  """Returns the state to start from, and how far the run is.
 
   The workdir's newest sound checkpoint wins; then init.checkpoint; then the seed.
 
@@ -70,11 +95,20 @@ def restore_or_init(run: Run, store: Store) -> tuple[TrainState, int, dict[str, 
     state = TrainState(
       restored.aux['step'], restored.params, restored.opt_state, ema_params, restored.aux['rng']
     )
-    return state, restored.step, restored.meta['metrics']
+    return state, _progress(restored.step, restored.meta)
   state = run.init_fn()
   if run.recipe.init.checkpoint is not None:
     state = _transfer(run, state, run.recipe.init.checkpoint, store.workdir)
-  return state, 0, {}
+  return state, Progress()
+
+
+def _progress(step: int, meta: dict[str, Any]) -> Progress:
+  """Returns the progress that a checkpoint records; those of earlier versions knew no health, no unfinished steps."""
+  progress = Progress(step, meta['metrics'])
+  if 'health' in meta:
+    progress.health = Health(**meta['health'])
+    progress.unfinished = meta['unfinished']
+  return progress
 
 
 def _check_same_data(run: Run, store: Store, step: int, meta: dict[str, Any]) -> None:

@@ -15,7 +15,8 @@ import jax
 from vitjax.checkpoint import Store
 from vitjax.parallel.distributed import is_main
 from vitjax.training.build import Run
-from vitjax.training.resume import restore_or_init
+from vitjax.training.goodput import Clock
+from vitjax.training.resume import Progress, restore_or_init
 from vitjax.training.state import TrainState
 from vitjax.training.timeline import Timeline
 
@@ -28,15 +29,13 @@ class Ready:
 
   Attributes:
     state: restored or fresh.
-    step: optimiser steps done.
-    metrics: of the last evaluations before that.
+    progress: how far the run is.
     step_fn: the compiled train step, (state, batch) -> (state, metrics).
-    batches: global batches from the one after `step` on; empty when `step` is the last.
+    batches: global batches from the one after `progress.step` on; empty when that is the last.
   """
 
   state: TrainState
-  step: int
-  metrics: dict[str, float]
+  progress: Progress
   step_fn: Callable[..., Any]
   batches: Iterator[dict[str, jax.Array]]
 
@@ -57,7 +56,7 @@ class _Input:
 
 
 @contextlib.contextmanager
-def start(run: Run, store: Store, timeline: Timeline) -> Iterator[Ready]:
+def start(run: Run, store: Store, clock: Clock, timeline: Timeline) -> Iterator[Ready]:
   """Gives the run ready to go; closes its input at the end. Host-side; called by all processes.
 
   The step is compiled and the first batch is made in threads, beside the restore. The input is opened where the
@@ -80,17 +79,19 @@ def start(run: Run, store: Store, timeline: Timeline) -> Iterator[Ready]:
       if run.recipe.log.progress and is_main():
         log.info('compiling the train step ...')
       compiled, opened = pool.submit(_compile, run, timeline), opening(expected)
-    with timeline.part('restore' if expected else 'init'):
-      state, step, metrics = restore_or_init(run, store)
+    with timeline.part('restore' if expected else 'init'), clock.during('restore'):
+      state, progress = restore_or_init(run, store)
       jax.block_until_ready(state)
-    if step >= run.stop_step:
-      yield Ready(state, step, metrics, run.step_fn, iter(()))
+    if progress.step >= run.stop_step:
+      yield Ready(state, progress, run.step_fn, iter(()))
       return
     if compiled is None:
       compiled = pool.submit(_compile, run, timeline)
-    if opened is None or step != expected:
-      opened = opening(step)
-    yield Ready(state, step, metrics, compiled.result(), iter(opened.result()))
+    if opened is None or progress.step != expected:
+      opened = opening(progress.step)
+    with clock.during('compile'):
+      step_fn = compiled.result()
+    yield Ready(state, progress, step_fn, iter(opened.result()))
 
 
 def _compile(run: Run, timeline: Timeline) -> Callable[..., Any]:

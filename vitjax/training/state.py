@@ -56,6 +56,34 @@ def init_state(
   )
 
 
+def update_where(accepted: jax.Array | bool, new: TrainState, old: TrainState) -> TrainState:
+  """Returns `new` where a step is accepted, else `old` with its counters moved on: the step, and the schedule's.
+
+  Input, randomness and learning rate follow the step, so a skipped step changes nothing for later ones but the
+  update that was not made.
+  """
+
+  def choose(new_leaf: Any, old_leaf: Any) -> Any:
+    if isinstance(new_leaf, optax.ScaleByScheduleState):
+      return new_leaf
+    return jnp.where(accepted, new_leaf, old_leaf)
+
+  chosen = jax.tree.map(choose, new, old, is_leaf=lambda node: isinstance(node, optax.ScaleByScheduleState))
+  return dataclasses.replace(chosen, step=new.step, rng=new.rng)
+
+
+def pass_over(state: TrainState) -> TrainState:
+  """Returns the state with its counters moved on, as after a step that was skipped. Host-side."""
+
+  def count(node: Any) -> Any:
+    return node._replace(count=node.count + 1) if isinstance(node, optax.ScaleByScheduleState) else node
+
+  opt_state = jax.tree.map(
+    count, state.opt_state, is_leaf=lambda node: isinstance(node, optax.ScaleByScheduleState)
+  )
+  return dataclasses.replace(state, step=state.step + 1, opt_state=opt_state)
+
+
 def state_shardings(
   abstract: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh, parallel: ParallelConfig
 ) -> TrainState:

@@ -13,7 +13,7 @@ from vitjax.config.schema import OptimConfig
 from vitjax.objectives import Objective
 from vitjax.objectives.base import Batch, LossOutput
 from vitjax.optim.ema import ema_update
-from vitjax.training.state import TrainState
+from vitjax.training.state import TrainState, update_where
 
 StepFn = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
@@ -71,7 +71,8 @@ def make_train_step(
 
   The batch is global: 'image' uint8 [n, h, w, 3] and what else the objective's augment() reads. Metrics are
   float32 scalars: the objective's, 'grad_norm' (before clipping), 'update_norm' and 'learning_rate', all of
-  this step alone; and the bool 'finite', false when the loss, the gradients or the updates are not.
+  this step alone; and the bool 'finite', false when the loss or the gradients are not: the step is then counted,
+  and the schedule goes on, but parameters, moments and averages stay what they were, on every device.
   """
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -85,18 +86,21 @@ def make_train_step(
       params = optax.apply_updates(state.params, updates)
     with jax.named_scope('metrics'):
       grad_norm, update_norm = optax.tree.norm(grads), optax.tree.norm(updates)
+      # Known before the update: were the update's own norm to decide, all of it would have to be kept until then.
+      finite = jnp.isfinite(output.loss) & jnp.isfinite(grad_norm)
     metrics = {name: total / weight for name, (total, weight) in output.metrics.items()}
     metrics |= {
       'grad_norm': grad_norm,
       'update_norm': update_norm,
       'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
-      'finite': jnp.isfinite(output.loss) & jnp.isfinite(grad_norm) & jnp.isfinite(update_norm),
+      'finite': finite,
     }
     ema_params = state.ema_params
     if config.ema_decay is not None:
       with jax.named_scope('optimizer'):
         ema_params = ema_update(ema_params, params, config.ema_decay)
     new_state = TrainState(state.step + 1, params, opt_state, ema_params, state.rng)
-    return new_state, metrics
+    with jax.named_scope('optimizer'):
+      return update_where(finite, new_state, state), metrics
 
   return train_step

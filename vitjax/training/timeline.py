@@ -12,13 +12,16 @@ from collections.abc import Iterator
 class Timeline:
   """The parts of one start: consecutive laps, and parts that run side by side. Its methods may be called by threads.
 
+  Attributes:
+    began_s: the time.perf_counter() of the beginning.
+
   Args:
     elapsed_s: seconds that have passed already; None: since this process was started, where the system tells.
   """
 
   def __init__(self, elapsed_s: float | None = 0.0):
-    self._began_s = time.perf_counter() - (_process_age_s() if elapsed_s is None else elapsed_s)
-    self._lap_s = self._began_s
+    self.began_s = time.perf_counter() - (_process_age_s() if elapsed_s is None else elapsed_s)
+    self._lap_s = self.began_s
     self._laps: dict[str, float] = {}
     self._parts: dict[str, float] = {}
     self._total_s: float | None = None
@@ -39,7 +42,7 @@ class Timeline:
   def finish(self) -> None:
     """Ends the timeline: the first step is done."""
     self.lap('first step')
-    self._total_s = self._lap_s - self._began_s
+    self._total_s = self._lap_s - self.began_s
 
   def metrics(self) -> dict[str, float]:
     """Returns {'perf/start_total_s': ..., 'perf/start_compile_s': ...}, every part in seconds."""

@@ -243,6 +243,18 @@ MUTATIONS = [
   ({'optim.cooldown': '5 steps'}, 'optim.cooldown', "'rsqrt' or 'constant'"),
   ({'optim.stairs': ('5 steps',)}, 'optim.stairs', "'staircase'"),
   ({'optim.stair_factor': 0.5}, 'optim.stair_factor', "'staircase'"),
+  (
+    {'resilience.spike_factor': None, 'resilience.spike_window': 9},
+    'resilience.spike_window',
+    'spike_factor set',
+  ),
+  (
+    {'resilience.spike_factor': None, 'resilience.on_spike': 'rollback'},
+    'resilience.on_spike',
+    'spike_factor set',
+  ),
+  ({'resilience.spike_skip': 2}, 'resilience.spike_skip', "'rollback'"),
+  ({'resilience.replica_check_every': '0 steps'}, 'resilience.replica_check_every', 'above 0'),
   ({'optim.weight_decay': 0, 'optim.weight_decay_form': 'independent'}, 'optim.weight_decay_form', 'above 0'),
   ({'optim.weight_decay': 0, 'optim.weight_decay_on': '.*'}, 'optim.weight_decay_on', 'above 0'),
   ({'optim.weight_decay_on': '*kernel'}, 'optim.weight_decay_on', "'.*kernel'"),

@@ -83,8 +83,8 @@ def test_init_from_a_checkpoint_takes_its_weights_at_another_resolution(tmp_path
   from vitjax.training.resume import restore_or_init
 
   with Store(tmp_path / 'fresh') as store:
-    state, start, _ = restore_or_init(run, store)
-  assert start == 0
+    state, progress = restore_or_init(run, store)
+  assert progress.step == 0
   kernel = state.params['Transformer']['encoderblock_1']['MlpBlock_0']['Dense_0']['kernel']
   np.testing.assert_array_equal(kernel, old['params/Transformer/encoderblock_1/MlpBlock_0/Dense_0/kernel'])
   assert state.params['Transformer']['posembed_input']['pos_embedding'].shape == (1, 1 + 6 * 4, 32)

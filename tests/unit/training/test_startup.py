@@ -10,7 +10,9 @@ import tiny
 from vitjax.checkpoint import Store
 from vitjax.errors import DataError
 from vitjax.training import build, train
+from vitjax.training.goodput import Clock
 from vitjax.training.metrics import read_metrics
+from vitjax.training.resume import Progress
 from vitjax.training.startup import start
 from vitjax.training.timeline import Timeline
 
@@ -40,7 +42,9 @@ def test_the_first_row_says_where_the_start_went(trained):
 def test_compilation_and_input_run_beside_the_restore(tmp_path, monkeypatch):
   run = build(tiny.tiny_recipe())
   together = threading.Barrier(3, timeout=20)
-  monkeypatch.setattr('vitjax.training.startup.restore_or_init', lambda run, store: (together.wait(), 0, {}))
+  monkeypatch.setattr(
+    'vitjax.training.startup.restore_or_init', lambda run, store: (together.wait(), Progress())
+  )
   monkeypatch.setattr('vitjax.training.startup._compile', lambda run, timeline: together.wait())
 
   class Input:
@@ -54,7 +58,7 @@ def test_compilation_and_input_run_beside_the_restore(tmp_path, monkeypatch):
       pass
 
   monkeypatch.setattr('vitjax.training.startup._Input', Input)
-  with Store(tmp_path, run.recipe.checkpoint) as store, start(run, store, Timeline()):
+  with Store(tmp_path, run.recipe.checkpoint) as store, start(run, store, Clock(), Timeline()):
     pass
 
 
@@ -66,8 +70,11 @@ def test_the_input_is_opened_again_where_the_sound_checkpoint_stands(trained, tm
   asked = []
   real = type(run).batches
   monkeypatch.setattr(type(run), 'batches', lambda self, step: (asked.append(step), real(self, step))[1])
-  with Store(tmp_path / 'run', run.recipe.checkpoint) as store, start(run, store, Timeline()) as ready:
-    assert ready.step == 5
+  with (
+    Store(tmp_path / 'run', run.recipe.checkpoint) as store,
+    start(run, store, Clock(), Timeline()) as ready,
+  ):
+    assert ready.progress.step == 5
     assert len(list(zip(range(2), ready.batches, strict=False))) == 2
   assert asked == [10, 5]
 

@@ -86,6 +86,10 @@ USES = (
   Use(('objective.corrupt_rate',), 'objective.name', ('masked_patch',)),
   Use(('init.head', 'init.position_resize'), 'init.checkpoint', test=_is_set, words='set'),
   Use(('init.position_resize',), 'model.position', _TABLES),
+  Use(
+    ('resilience.spike_window', 'resilience.on_spike'), 'resilience.spike_factor', test=_is_set, words='set'
+  ),
+  Use(('resilience.spike_skip',), 'resilience.on_spike', ('rollback',)),
 )
 
 # Paths relative to a source: data.source, evals.<name>.source.

@@ -32,6 +32,7 @@ def _check_positive(found: Findings) -> None:
     'stop_after': recipe.stop_after,
     'checkpoint.every': recipe.checkpoint.every,
     'log.every': recipe.log.every,
+    'resilience.replica_check_every': recipe.resilience.replica_check_every,
     **{f'evals.{name}.every': config.every for name, config in recipe.evals.items()},
   }
   for where, length in lengths.items():
