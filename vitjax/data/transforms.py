@@ -11,6 +11,7 @@ from PIL import Image
 
 from vitjax.config.schema import DataConfig
 from vitjax.data.decode import decode_box, decode_image, jpeg_size
+from vitjax.data.randaugment import color_jitter, randaugment, random_erasing, three_augment
 
 # The pipeline runs many images at once; OpenCV's own threads would only compete with its threads.
 cv2.setNumThreads(1)
@@ -134,6 +135,8 @@ class Augment:
     shift: largest shift of 'shift' along each axis, pixels.
     flip: mirror left-right with probability 1/2.
     interpolation: method of `resize`.
+    three_augment, randaugment_layers, randaugment_magnitude, color_jitter, erasing_rate: see data/randaugment.py; they
+      follow the flip in this order.
   """
 
   image_size: tuple[int, int]
@@ -143,6 +146,11 @@ class Augment:
   shift: int
   flip: bool
   interpolation: str
+  three_augment: bool = False
+  randaugment_layers: int = 0
+  randaugment_magnitude: float = 10.0
+  color_jitter: float = 0.0
+  erasing_rate: float = 0.0
 
   @classmethod
   def from_config(cls, config: DataConfig) -> Augment:
@@ -174,7 +182,20 @@ class Augment:
       cv2.flip(image, 1, dst=out)
     elif image is not out:
       np.copyto(out, image)
+    distorted = self._distorted(out, rng)
+    if distorted is not out:
+      np.copyto(out, distorted)
     return out
+
+  def _distorted(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Returns the image after the augmentations of data/randaugment.py; itself when all are off."""
+    if self.three_augment:
+      image = three_augment(image, rng)
+    if self.randaugment_layers:
+      image = randaugment(image, rng, layers=self.randaugment_layers, magnitude=self.randaugment_magnitude)
+    if self.color_jitter:
+      image = color_jitter(image, rng, strength=self.color_jitter)
+    return random_erasing(image, rng, rate=self.erasing_rate) if self.erasing_rate else image
 
   def crop_of(self, image: np.ndarray | bytes, rng: np.random.Generator) -> np.ndarray:
     """Returns the part of the image that will be resized, uint8 [h, w, 3]: the first half of a call.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import optax
 
 from vitjax.config.schema import DataConfig, ObjectiveConfig
 from vitjax.objectives.base import Batch, LossOutput
+from vitjax.ops.cutmix import cutmix
 from vitjax.ops.mixup import mixup
 from vitjax.ops.normalize import normalize
 
@@ -52,9 +54,20 @@ class Classification:
     targets = jax.nn.one_hot(batch['label'], self.num_classes)
     targets = optax.smooth_labels(targets, self.config.label_smoothing)
     images = normalize(batch['image'], self.data.mean, self.data.std)
-    if self.data.mixup_alpha > 0:
-      images, targets = mixup(key, images, targets, self.data.mixup_alpha)
+    images, targets = self._mix(key, images, targets)
     return {'images': images, 'targets': targets, 'label': batch['label']}
+
+  def _mix(self, key: jax.Array, images: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns images and targets after mixup or cutmix; with both on, a coin per batch decides."""
+    mixes = [
+      functools.partial(mix, alpha=alpha)
+      for mix, alpha in ((mixup, self.data.mixup_alpha), (cutmix, self.data.cutmix_alpha))
+      if alpha > 0
+    ]
+    if len(mixes) == 2:
+      coin, key = jax.random.split(key)
+      return jax.lax.cond(jax.random.bernoulli(coin), *mixes, key, images, targets)
+    return mixes[0](key, images, targets) if mixes else (images, targets)
 
   def loss(self, params: Any, batch: Batch, key: jax.Array) -> LossOutput:
     """Returns the mean loss and the metrics 'loss' and 'accuracy_top1' (against the unmixed label)."""

@@ -301,6 +301,8 @@ MUTATIONS = [
   ({'objective.corrupt_rate': 0.4}, 'objective.corrupt_rate', "objective.name = 'masked_patch'"),
   ({**MASKED, 'objective.loss': 'sigmoid'}, 'objective.loss', "objective.name = 'classification'"),
   ({**MASKED, 'objective.label_smoothing': 0.1}, 'objective.label_smoothing', "= 'classification'"),
+  ({**MASKED, 'data.cutmix_alpha': 0.1}, 'data.cutmix_alpha', "objective.name = 'classification'"),
+  ({'data.randaugment_magnitude': 5.0}, 'data.randaugment_magnitude', 'data.randaugment_layers above 0'),
   ({**MASKED, 'data.mixup_alpha': 0.1}, 'data.mixup_alpha', "objective.name = 'classification'"),
   ({**MASKED, 'model.num_classes': None}, 'model.num_classes', 'no head'),
   ({**MASKED, 'model.variant': 'R50x1'}, 'model.variant', 'no patches'),

@@ -68,6 +68,7 @@ USES = (
   Use(('model.head_bias_init',), 'model.num_classes', test=_is_head, words='other than 0'),
   Use(('data.crop_area', 'data.crop_ratio'), 'data.crop', ('inception',)),
   Use(('data.shift',), 'data.crop', ('shift',)),
+  Use(('data.randaugment_magnitude',), 'data.randaugment_layers', test=_is_positive, words='above 0'),
   Use(('optim.b1', 'optim.b2', 'optim.eps'), 'optim.name', ('adamw',)),
   Use(('optim.momentum', 'optim.nesterov'), 'optim.name', ('sgd',)),
   Use(('optim.end_lr',), 'optim.schedule', ('cosine', 'linear')),
@@ -81,7 +82,9 @@ USES = (
     words='above 0',
   ),
   Use(
-    ('objective.loss', 'objective.label_smoothing', 'data.mixup_alpha'), 'objective.name', ('classification',)
+    ('objective.loss', 'objective.label_smoothing', 'data.mixup_alpha', 'data.cutmix_alpha'),
+    'objective.name',
+    ('classification',),
   ),
   Use(('objective.corrupt_rate',), 'objective.name', ('masked_patch',)),
   Use(('init.head', 'init.position_resize'), 'init.checkpoint', test=_is_set, words='set'),
