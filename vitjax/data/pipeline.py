@@ -36,8 +36,10 @@ _Row = dict[str, int]
 # Training has no end of its own; this many steps are as good as endless, and products with batch sizes stay
 # in int64.
 _ENDLESS_STEPS = 1 << 40
-# Examples that a thread makes at a stretch: Grain's bookkeeping per element costs as much as a small image.
-_CHUNK_SIZE = 16
+# Pixels and examples that a thread makes at a stretch: Grain's bookkeeping per element, and handing Python's lock from
+# thread to thread, cost as much as a small image.
+_CHUNK_PIXELS = 16 * 224 * 224
+_CHUNK_SIZES = (16, 256)
 _DTYPES = {
   'label': np.int32,
   'index': np.int64,
@@ -60,6 +62,7 @@ class _Example(abc.ABC):
     batch_size: int,
     process_index: int,
     process_count: int,
+    chunk_size: int,
   ):
     self.source = source
     self._image_size = image_size
@@ -67,7 +70,7 @@ class _Example(abc.ABC):
     self._process_index = process_index
     self._local_size = batch_size // process_count
 
-    self.chunk_size = math.gcd(self._local_size, _CHUNK_SIZE)
+    self.chunk_size = chunk_size
 
   def __call__(self, chunk: int) -> Batch:
     """Returns `chunk_size` neighbouring rows of this process's stream, stacked."""
@@ -136,6 +139,14 @@ class _EvalExample(_Example):
         skipped = _FATAL
     out[:] = 0
     return {**_row(0, index, index, skipped), 'weight': 0}
+
+
+def _chunk_size(config: DataConfig, local_size: int) -> int:
+  """Returns how many examples a thread makes at a stretch: a divisor of `local_size`; every thread gets its share."""
+  low, high = _CHUNK_SIZES
+  most = min(max(_CHUNK_PIXELS // math.prod(config.image_size), low), high)
+  most = min(most, local_size, max(local_size * config.prefetch // config.num_threads, 1))
+  return next(size for size in range(most, 0, -1) if local_size % size == 0)
 
 
 def _row(label: int, index: int, asked: int, skipped: int) -> _Row:
@@ -319,6 +330,7 @@ def train_batches(
     batch_size=config.batch_size,
     process_index=process_index,
     process_count=process_count,
+    chunk_size=_chunk_size(config, local_size),
   )
   return Batches(examples, config, local_size=local_size, start_step=start_step, num_batches=None)
 
@@ -346,7 +358,12 @@ def eval_batches(
   local_size = _local_size('evals', config.batch_size, process_index, process_count)
   preprocess = Preprocess.from_config(data, resize_short=config.resize_short)
   examples = _EvalExample(
-    source, preprocess, batch_size=config.batch_size, process_index=process_index, process_count=process_count
+    source,
+    preprocess,
+    batch_size=config.batch_size,
+    process_index=process_index,
+    process_count=process_count,
+    chunk_size=_chunk_size(data, local_size),
   )
   num_batches = math.ceil(len(source) / config.batch_size)
   return Batches(examples, data, local_size=local_size, start_step=0, num_batches=num_batches)
