@@ -383,3 +383,19 @@ def test_workers_ignore_termination_signals():
   finally:
     signal.signal(signal.SIGTERM, before[0])
     signal.signal(signal.SIGINT, before[1])
+
+
+@pytest.mark.parametrize('num_examples', [2, 7, 1 << 14, (1 << 14) + 1])
+def test_small_and_large_sources_are_shuffled_anew_each_epoch(num_examples):
+  epochs = [
+    [
+      pipeline.source_index(epoch * num_examples + i, num_examples, seed=3, shuffle=True)
+      for i in range(num_examples)
+    ]
+    for epoch in range(3)
+  ]
+  for order in epochs:
+    assert sorted(order) == list(range(num_examples))
+  if num_examples > 2:
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert epochs[0] != list(range(num_examples))
