@@ -37,7 +37,7 @@ $(VENV)/test.stamp: requirements/test.txt $(VENV)/build.stamp
 	$(BIN)/python -m pip install $(PIP_FLAGS) --no-build-isolation -r requirements/test.txt
 	@touch $@
 
-$(VENV)/vitjax.stamp: pyproject.toml setup.py vitjax/data/native/jpeg_region.c $(VENV)/build.stamp
+$(VENV)/vitjax.stamp: pyproject.toml setup.py $(wildcard vitjax/data/native/*) $(VENV)/build.stamp
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --no-index --editable .
 	@touch $@
 

@@ -1,7 +1,8 @@
 """The input pipelines that input_peers.py times: JPEG files to batches of 224 x 224 random crops, mirrored or not.
 
 Each function returns an endless iterator; an item is anything with the batch on its first axis. Crops take 5 to 100 %
-of the area with an aspect of 3/4 to 4/3, as in TensorFlow's examples. What is not in the name is each library's default.
+of the area with an aspect of 3/4 to 4/3, as in TensorFlow's examples. What is not in the name is each library's
+default.
 """
 
 from __future__ import annotations

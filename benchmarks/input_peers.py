@@ -2,9 +2,10 @@
 
 python benchmarks/input_peers.py --python tensorflow=TF/bin/python --python timm=TORCH/bin/python --out table.md
 
-The peers may live in environments of their own; one that cannot be imported is left out. Every pipeline runs in a process of its own, pinned to one core, and in another one
-with all cores. Blocks of a few seconds alternate, so that a machine that slows down does so for all; the others
-sleep meanwhile. A block starts with batches that are thrown away: those made while the others had their turn.
+The peers may live in environments of their own; one that cannot be imported is left out. Every pipeline runs in a
+process of its own, pinned to one core, and in another one with all cores. Blocks of a few seconds alternate, so that a
+machine that slows down does so for all; the others sleep meanwhile. A block starts with batches that are thrown away:
+those made while the others had their turn.
 """
 
 from __future__ import annotations
@@ -169,18 +170,20 @@ def table(rates, versions, mean_bytes, args):
   used = sorted({f'{package} {v}' for found in versions.values() for package, v in found.items() if v})
   lines += [
     '',
-    f'Median of {args.rounds} alternating blocks of {args.seconds:g} s; batches of {args.batch}; {args.num_files} JPEG files of '
-    f'500 x 375 pixels, {mean_bytes / 1000:.0f} kB on average, in the page cache; crops of 5 to 100 % of the area.',
-    f'{time.strftime("%Y-%m-%d")}, {processor()}, {num_cores} cores, Python {platform.python_version()}; {", ".join(used)}.',
+    f'Median of {args.rounds} alternating blocks of {args.seconds:g} s; batches of {args.batch}; {args.num_files} JPEG '
+    f'files of 500 x 375 pixels, {mean_bytes / 1000:.0f} kB on average, in the page cache; crops of 5 to 100 % of the '
+    'area. Rates by the clock, on a machine with nothing else to do.',
+    f'{time.strftime("%Y-%m-%d")}, {processor()}, {num_cores} cores, Python {platform.python_version()}; '
+    f'{", ".join(used)}.',
   ]
   return '\n'.join(lines) + '\n'
 
 
 def processor():
-  lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines() if os.path.exists('/proc/cpuinfo') else []
-  return next(
-    (line.split(':')[1].strip() for line in lines if line.startswith('model name')), platform.machine()
-  )
+  info = pathlib.Path('/proc/cpuinfo')
+  lines = info.read_text().splitlines() if info.exists() else []
+  found = (line.split(':')[1].strip() for line in lines if line.startswith('model name'))
+  return next(found, platform.machine())
 
 
 if __name__ == '__main__':

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -69,7 +70,7 @@ def measure_input(config: DataConfig, source: Source, *, seed: int = 0, seconds:
     DataError: records are damaged beyond the budget.
   """
   augment = Augment.from_config(config)
-  order = [source_index(i, len(source), seed=seed, shuffle=config.shuffle) for i in range(4096)]
+  order = [source_index(i, len(source), seed=seed, shuffle=config.shuffle) for i in range(_NUM_RECORDS)]
   budget = seconds / 3
   read = _seconds_per_call(lambda i: source[order[i % len(order)]], budget)
   images = _some_images(source, order)
@@ -104,7 +105,7 @@ def measure_input(config: DataConfig, source: Source, *, seed: int = 0, seconds:
 def _some_images(source: Source, order: Sequence[int]) -> list[np.ndarray | bytes]:
   """Returns stored images in training order, without the damaged ones."""
   images = []
-  for index in order[:_NUM_RECORDS]:
+  for index in order:
     try:
       images.append(source[index]['image'])
     except UnreadableError:
@@ -116,10 +117,8 @@ def _seconds_per_call(call: Callable[[int], object], budget: float) -> float:
   """Returns CPU seconds per call of call(0), call(1), ... made for about `budget` seconds."""
   count, start, end = 0, time.process_time(), time.perf_counter() + budget
   while time.perf_counter() < end or count < 8:
-    try:
+    with contextlib.suppress(UnreadableError):
       call(count)
-    except UnreadableError:
-      pass
     count += 1
   return (time.process_time() - start) / count
 

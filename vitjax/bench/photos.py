@@ -41,7 +41,7 @@ def write_photos(folder: pathlib.Path, count: int, *, seed: int = 0) -> list[pat
 def _part(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
   height = int(photo.height * rng.uniform(0.6, 1))
   width = height * _SIZE[1] // _SIZE[0]
-  top, left = rng.integers(0, photo.height - height + 1), rng.integers(0, photo.width - width + 1)
+  top, left = int(rng.integers(0, photo.height - height + 1)), int(rng.integers(0, photo.width - width + 1))
   part = photo.resize((_SIZE[1], _SIZE[0]), Image.Resampling.LANCZOS, (left, top, left + width, top + height))
   return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else part
 
