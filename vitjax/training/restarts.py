@@ -54,12 +54,15 @@ class CrashLoop:
     del trace
     if error is not None and not isinstance(error, Preempted | KeyboardInterrupt):
       self.note(f'{type(error).__name__}: {error}')
-    elif is_main():
-      self._path.unlink(missing_ok=True)
+    else:
+      self.note(None)
 
-  def note(self, cause: str) -> None:
-    """Records how this start ends."""
+  def note(self, cause: str | None) -> None:
+    """Records how this start ends; None: in a way that does not count."""
     if not is_main():
+      return
+    if cause is None:
+      self._path.unlink(missing_ok=True)
       return
     now = time.strftime('%Y-%m-%d %H:%M:%S')
     scratch = self._path.with_suffix('.json.tmp')

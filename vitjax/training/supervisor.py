@@ -25,7 +25,7 @@ _TICK_S = 0.5
 _LEAVE_S = 10.0
 _FOLLOW_S = 1.0
 _SAME_ERROR_S = 60.0
-_AGREE_S = 60.0
+_AGREE_S = 20.0
 
 
 class Supervisor:
@@ -37,7 +37,7 @@ class Supervisor:
     names the rank that holds the others up.
 
   Attributes:
-    last_words: called with the cause before this class ends the process.
+    last_words: called before this class ends the process, with the cause; None: it was told to leave.
 
   Args:
     config: the timeouts.
@@ -48,10 +48,12 @@ class Supervisor:
   def __init__(self, config: ResilienceConfig, workdir: pathlib.Path, clock: Clock):
     self._workdir, self._clock = workdir, clock
     self._board = Board.numbered()
+    # The service answers a few questions of each process per tick; a thousand of them ask less often.
+    self._tick_s = _TICK_S * max(1.0, self._board.num_processes / 256)
     self._agreement = Agreement(self._board)
     self._watchdog = Watchdog(config, clock, self._board)
     self._told = ''
-    self.last_words: Callable[[str], None] = lambda cause: None
+    self.last_words: Callable[[str | None], None] = lambda cause: None
     self._own_failure: tuple[float, int, str] | None = None
     self._follow_at_s: float | None = None
     self._closing = threading.Event()
@@ -113,7 +115,7 @@ class Supervisor:
 
   def _blame_peer(self, error: BaseException) -> None:
     """Ends the process where the runtime's error means that another one is gone; returns where it does not."""
-    deadline = time.monotonic() + 2 * _TICK_S
+    deadline = time.monotonic() + 2 * self._tick_s
     while (failure := read_failure()) is None and time.monotonic() < deadline:
       time.sleep(0.05)
     if failure is not None and failure['rank'] != self._board.rank:
@@ -126,7 +128,7 @@ class Supervisor:
   def _watch(self) -> None:
     while not self._closing.is_set():
       self._watchdog.beat(self._agreement.passed)
-      signal_name = self._signals.wait(min(_TICK_S, self._watchdog.beat_every_s))
+      signal_name = self._signals.wait(min(self._tick_s, self._watchdog.beat_every_s))
       if signal_name is not None and not self._told:
         self._board.post('notice/first', f'{signal_name} on rank {self._board.rank}')
       if not self._told and (notice := self._board.read('notice')):
@@ -145,6 +147,7 @@ class Supervisor:
       post_failure(f'{ranks(missing)} did not answer to: {notice}', EXIT_RESTART, lost=missing)
     elif self._agreement.stops_before_anything and not self._left_in_time():
       print('nothing to save yet: leaving', file=sys.stderr, flush=True)
+      self.last_words(None)
       leave(EXIT_RESTART)
 
   def _left_in_time(self) -> bool:

@@ -84,22 +84,25 @@ def test_numbers_that_are_never_finite_again_stop_the_run(tmp_path, poison):
   assert exit_code(stop.value) == EXIT_RUN_FAILED
   for path, array in tiny.restore_arrays(tmp_path).items():
     assert np.isfinite(array).all(), path
-  with pytest.raises(TrainingError, match=r'resilience.max_skipped = 1: expected at least the 2'):
-    train(build(recipe(resilience__max_skipped=1)), tmp_path / 'other')
+
+
+def test_skipped_steps_are_also_counted_over_the_whole_run():
+  watch = StepWatch(ResilienceConfig(max_skipped=2), Health(skipped=1), Clock())
+  for number, finite in enumerate((False, True, False), 5):
+    watch.add(number, outcome(1.0, finite=finite))
+  with pytest.raises(TrainingError, match=r'resilience.max_skipped = 2: expected at least the 3'):
+    watch.settle()
 
 
 def test_a_spike_is_reported_and_a_rollback_passes_over_its_batches(tmp_path, poison, caplog):
   poison({8}, 100.0)
-  reported = {'resilience__spike_window': 4, 'checkpoint__every': '3 steps'}
+  edits = {'resilience__on_spike': 'rollback', 'resilience__spike_skip': 5, 'resilience__spike_window': 4}
+  run = build(recipe(**edits, checkpoint__every='3 steps'))
   with caplog.at_level('WARNING', 'vitjax'):
-    train(build(recipe(**reported)), tmp_path / 'reported')
+    train(run, tmp_path)
   assert 'step 8: the loss, ' in caplog.text
   assert 'times the median of the last 4 steps' in caplog.text
-
-  edits = {**reported, 'resilience__on_spike': 'rollback', 'resilience__spike_skip': 5}
-  run = build(recipe(**edits))
-  train(run, tmp_path / 'back')
-  rows = read_metrics(tmp_path / 'back')
+  rows = read_metrics(tmp_path)
   assert [row['step'] for row in rows] == list(range(1, 11))
   # The newest checkpoint is step 6; of the steps 4 to 8 only 7 and 8 come after it.
   assert [number for number, row in enumerate(rows, 1) if 'train/loss' not in row] == [7, 8]
@@ -109,7 +112,7 @@ def test_a_spike_is_reported_and_a_rollback_passes_over_its_batches(tmp_path, po
   for number in range(1, 11):
     state, _ = step_fn(number, state, next(batches))
   batches.close()
-  found = tiny.restore_arrays(tmp_path / 'back')
+  found = tiny.restore_arrays(tmp_path)
   np.testing.assert_array_equal(found['params/head/kernel'], state.params['head']['kernel'])
 
 
@@ -119,7 +122,7 @@ def outcome(loss, *, finite=True, update_norm=1.0):
 
 def test_the_median_is_that_of_accepted_steps():
   watch = StepWatch(
-    ResilienceConfig(spike_window=4, spike_factor=3.0, on_spike='rollback', spike_skip=2), Health()
+    ResilienceConfig(spike_window=4, spike_factor=3.0, on_spike='rollback', spike_skip=2), Health(), Clock()
   )
   for number, loss in enumerate([100.0, 1.0, float('nan'), 1.5, 1.0, 2.9], 1):
     watch.add(number, outcome(loss, finite=np.isfinite(loss)))

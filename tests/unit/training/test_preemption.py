@@ -50,8 +50,8 @@ def send(monkeypatch):
   return send
 
 
-@pytest.mark.parametrize('number', SIGNALS, ids=lambda number: number.name)
-def test_a_signal_saves_this_step_and_the_resumed_run_is_the_same(number, tmp_path, whole, monkeypatch, send):
+def test_a_signal_saves_this_step_and_the_resumed_run_is_the_same(tmp_path, whole, monkeypatch, send):
+  number = signal.SIGTERM
   run = build(tiny.tiny_recipe(stop_after='12 steps'))
   real = type(run).batches
 
@@ -160,3 +160,19 @@ def test_signals_are_not_touched_outside_of_the_main_thread():
   thread.start()
   thread.join()
   assert results == [before]
+
+
+@pytest.mark.parametrize('number', SIGNALS, ids=lambda number: number.name)
+def test_every_signal_that_means_leave_is_seen_while_the_main_thread_is_busy(number):
+  before = signal.getsignal(number)
+  watch = SignalWatch()
+  seen = []
+  thread = threading.Thread(target=lambda: seen.append(watch.wait(20)))
+  thread.start()
+  os.kill(os.getpid(), number)
+  thread.join()
+  watch.wake()
+  assert watch.wait(20) is None
+  watch.close()
+  assert seen == [number.name]
+  assert signal.getsignal(number) == before
