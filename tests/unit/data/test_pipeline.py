@@ -322,8 +322,8 @@ if __name__ == '__main__':
     while len(children()) < 2:  # the signals below hit workers that are still starting
       time.sleep(0.01)
     for pid in children():
-      os.kill(pid, signal.SIGTERM)
-      os.kill(pid, signal.SIGINT)
+      for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        os.kill(pid, number)
     for _ in range(20):
       next(batches)
     print('workers ignore SIGTERM')
@@ -375,14 +375,14 @@ def is_running(pid):
 
 
 def test_workers_ignore_termination_signals():
-  before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+  numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+  before = [signal.getsignal(number) for number in numbers]
   try:
     workers.init_worker(0, 2)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
-    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    assert [signal.getsignal(number) for number in numbers] == [signal.SIG_IGN] * 4
   finally:
-    signal.signal(signal.SIGTERM, before[0])
-    signal.signal(signal.SIGINT, before[1])
+    for number, handler in zip(numbers, before, strict=True):
+      signal.signal(number, handler)
 
 
 @pytest.mark.parametrize('num_examples', [2, 7, 1 << 14, (1 << 14) + 1])
