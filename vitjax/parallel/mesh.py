@@ -207,7 +207,8 @@ def _arrange(devices: list[Any], shape: tuple[int, int, int]) -> np.ndarray:
   if devices[0].platform != 'tpu':
     # jax.make_mesh keeps this order as well, but refuses several GPU hosts, which it takes for TPU slices.
     return np.array(devices).reshape(shape)
-  num_slices = len({device.slice_index for device in devices})
+  # Devices of a single slice may not say which slice they are in.
+  num_slices = len({getattr(device, 'slice_index', 0) for device in devices})
   if num_slices == 1:
     return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
   data, fsdp, model = shape
