@@ -30,6 +30,7 @@ ROOMS = (
   'training',
   'analysis',
   'bench',
+  'planning',
   'cli',
 )
 NEIGHBOURS = {('analysis', 'training')}  # listed one after the other, yet strangers

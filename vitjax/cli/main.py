@@ -23,6 +23,7 @@ COMMANDS = {
   'predict': 'classify images with a checkpoint: top-5 with class names',
   'export': 'write a model as official .npz, timm or Hugging Face files',
   'data': 'show what the model will see: a contact sheet and counts per class',
+  'plan': 'memory, communication, speed and cost of a job on hardware that is not there',
   'quickstart': 'pretrain on MNIST, transfer to digits, compare: minutes on a laptop',
   'doctor': 'check this environment: versions, backend, devices, memory',
 }

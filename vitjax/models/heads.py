@@ -11,6 +11,8 @@ from vitjax.config.variants import ViTSize
 from vitjax.models.attention import MultiHeadDotProductAttention
 from vitjax.models.encoder import MlpBlock
 from vitjax.models.sizes import num_prefix_tokens
+from vitjax.parallel.constrain import constrain
+from vitjax.parallel.mesh import BATCH_AXES
 
 Array = jax.Array
 
@@ -86,12 +88,13 @@ def apply_head(pooled: Array, config: ModelConfig, num_classes: int) -> tuple[Ar
   Source: ViT (arXiv 2010.11929) 3.1; the head's kernel starts at zero.
   """
   param_dtype = jnp.dtype(config.param_dtype)
-  hidden = pooled
+  # Without hints the gradients of these two kernels gather the whole batch and split the features instead.
+  hidden = pooled = constrain(pooled, BATCH_AXES)
   if config.representation_size is not None:
     hidden = nn.Dense(
       config.representation_size, dtype=jnp.float32, param_dtype=param_dtype, name='pre_logits'
     )(pooled)
-    hidden = jnp.tanh(hidden)
+    hidden = constrain(jnp.tanh(hidden), BATCH_AXES)
   if num_classes == 0:
     return hidden, hidden
   head = nn.Dense(
@@ -102,4 +105,4 @@ def apply_head(pooled: Array, config: ModelConfig, num_classes: int) -> tuple[Ar
     param_dtype=param_dtype,
     name='head',
   )
-  return head(hidden), hidden
+  return constrain(head(hidden), BATCH_AXES, 'model'), hidden

@@ -1,0 +1,91 @@
+"""Estimated memory: exact where it can be, and it follows the knobs."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from tiny import tiny_recipe
+
+from vitjax.planning.job import estimate_job, residual_cache
+from vitjax.planning.memory import ResidualCache, Residuals, padded_bytes, trace_residuals
+from vitjax.training import build
+
+
+def test_padding_is_that_of_the_best_layout():
+  # As the TPU compiler lays them out: 257 tokens padded to 264 sublanes, or to 384 lanes beside 80 head features.
+  assert padded_bytes((32, 16, 257, 1280), np.dtype('bfloat16'), lanes=(2, 3)) == 32 * 16 * 264 * 1280 * 2
+  assert (
+    padded_bytes((32, 16, 257, 16, 80), np.dtype('bfloat16'), lanes=(2, 3, 4)) == 32 * 16 * 384 * 16 * 80 * 2
+  )
+  assert padded_bytes((32, 80, 16, 80), np.float32) == 32 * 128 * 16 * 80 * 4
+  assert padded_bytes((7,), np.float32) == 28
+
+
+def test_tensor_parallelism_splits_heads_and_mlp_but_neither_rows_nor_layers():
+  arrays = (
+    ((4, 8, 17, 64), np.dtype('float32')),
+    ((4, 8, 17, 4, 16), np.dtype('float32')),
+    ((8, 17, 8), np.dtype('float32')),
+  )
+  found = Residuals(arrays, depth=4, sharded_sizes=(4, 64))
+  one = found.bytes_per_device(model=1, tiled=False)
+  two = found.bytes_per_device(model=2, tiled=False)
+  assert one - two == 4 * 8 * 17 * 64 * 4  # the half of each of the two stacked arrays
+  assert found.block_bytes(model=1, tiled=False) == 2 * 8 * 17 * 64 * 4
+
+
+def test_saved_activations_follow_the_policy_and_grow_with_the_rows():
+  recipe = tiny_recipe(model__num_classes=4)
+  sizes = {
+    (rows, remat): trace_residuals(recipe, num_classes=4, rows=rows, remat=remat).bytes_per_device(
+      model=1, tiled=False
+    )
+    for rows, remat in ((8, 'none'), (8, 'dots'), (8, 'full'), (16, 'full'))
+  }
+  assert sizes[8, 'none'] > 2 * sizes[8, 'dots'] > 2 * sizes[8, 'full']
+  assert sizes[16, 'full'] / sizes[8, 'full'] == pytest.approx(2, rel=0.05)
+
+
+def test_full_remat_keeps_the_input_of_each_block():
+  found = trace_residuals(tiny_recipe(model__num_classes=4), num_classes=4, rows=8, remat='full')
+  assert [shape for shape, _ in found.arrays if shape[0] == 2 and len(shape) == 4] == [(2, 8, 17, 32)]
+
+
+@pytest.mark.parametrize('edits', [{}, {'fsdp': 4}, {'fsdp': 2, 'model': 2}])
+def test_arguments_are_what_the_compiler_counts(edits):
+  recipe = tiny_recipe(optim__ema_decay=0.999)
+  recipe = dataclasses.replace(recipe, parallel=dataclasses.replace(recipe.parallel, **edits), evals={})
+  job = estimate_job(recipe, jax.devices(), None)
+  run = job.run
+  compiled = run.step_fn.lower(run.abstract_state, run.abstract_batch()).compile()
+  slack = 64  # step count and random key
+  assert job.memory.arguments == pytest.approx(compiled.memory_analysis().argument_size_in_bytes, abs=slack)
+
+
+def test_accumulation_and_sharding_lower_the_estimate():
+  def total(**edits):
+    run = build(tiny_recipe(evals={}, data__batch_size=64, model__width=64, model__mlp_dim=256, **edits))
+    job = estimate_job(run.recipe, jax.devices(), None, residual_cache(run))
+    return job.memory
+
+  plain, sharded = total(), total(parallel__fsdp=8)
+  assert sharded.params < plain.params / 4
+  assert sharded.saved == plain.saved
+  accumulated = total(optim__accumulation_steps=4)
+  assert accumulated.saved == pytest.approx(plain.saved / 4, rel=0.1)
+  assert accumulated.gradients == 2 * plain.gradients
+
+
+def test_a_cache_traces_once(monkeypatch):
+  from vitjax.planning import memory
+
+  calls = []
+  monkeypatch.setattr(
+    memory, 'trace_residuals', lambda *args, **kwargs: calls.append(kwargs) or Residuals((), 0, ())
+  )
+  cache = ResidualCache(tiny_recipe(), 4)
+  for _ in range(2):
+    cache(8, 'none')
+  cache(8, 'full')
+  assert len(calls) == 2

@@ -1,0 +1,181 @@
+"""One job on one topology: estimated, compiled if asked, bounded by the data sheets."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from vitjax.config import Recipe
+from vitjax.errors import ConfigError
+from vitjax.parallel.hardware import Hardware
+from vitjax.planning.compiling import CompiledStep, DoesNotFit, compile_step
+from vitjax.planning.expected import expected_collectives
+from vitjax.planning.memory import MemoryEstimate, ResidualCache, estimate_memory
+from vitjax.planning.roofline import Roofline, roofline
+from vitjax.training.build import Run, build
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """A recipe on devices.
+
+  Attributes:
+    run: as `training.build` made it.
+    hardware: the data sheet; None for virtual CPU devices, whose bounds are unknown.
+    memory: estimated.
+    bounds: from the compiled collectives where there are some, else from the expected ones; None without hardware.
+    compiled: None if not compiled, or if it does not fit.
+    refusal: why the compiler refuses it.
+  """
+
+  run: Run
+  hardware: Hardware | None
+  memory: MemoryEstimate
+  bounds: Roofline | None
+  compiled: CompiledStep | None = None
+  refusal: DoesNotFit | None = None
+
+  @property
+  def memory_bytes(self) -> int:
+    """Returns the compiler's figure, or the estimate without one."""
+    return self.memory.total if self.compiled is None else self.compiled.total
+
+  @property
+  def fits(self) -> bool:
+    """Returns whether the step fits: by the compiler if it was asked, by the estimate otherwise."""
+    if self.refusal is not None:
+      return False
+    return self.hardware is None or self.memory_bytes <= self.hardware.hbm_bytes
+
+  @property
+  def mesh_text(self) -> str:
+    """Returns such as 'data 16 x fsdp 16', axes of size 1 left out."""
+    sizes = [f'{name} {size}' for name, size in self.run.mesh.shape.items() if size > 1]
+    return ' x '.join(sizes) or 'one device'
+
+
+def estimate_job(
+  recipe: Recipe, devices: Sequence[Any], hardware: Hardware | None, cache: ResidualCache | None = None
+) -> Job:
+  """Returns the job, not compiled: seconds of tracing.
+
+  Args:
+    recipe: parsed for the number of devices.
+    devices: described devices.
+    hardware: their data sheet.
+    cache: of an earlier job that differs in mesh, remat or batch size alone.
+  """
+  run = build(recipe, devices=devices)
+  if cache is None:
+    cache = residual_cache(run)
+  memory = estimate_memory(run, cache, tiled=devices[0].platform == 'tpu')
+  bounds = None if hardware is None else roofline(run, memory, expected_collectives(run), hardware)
+  return Job(run, hardware, memory, bounds)
+
+
+def residual_cache(run: Run) -> ResidualCache:
+  """Returns an empty cache for a run and its variations."""
+  assert run.recipe.model.num_classes is not None
+  return ResidualCache(run.recipe, run.recipe.model.num_classes)
+
+
+def compile_job(job: Job) -> Job:
+  """Returns the job with the compiler's account, or its refusal."""
+  try:
+    compiled = compile_step(job.run, job.hardware)
+  except DoesNotFit as refusal:
+    return dataclasses.replace(job, refusal=refusal)
+  bounds = job.bounds
+  if job.hardware is not None:
+    bounds = roofline(job.run, job.memory, compiled.collectives, job.hardware)
+  return dataclasses.replace(job, compiled=compiled, bounds=bounds)
+
+
+def variations(job: Job) -> list[tuple[str, Recipe]]:
+  """Returns (what changes, recipe) for each knob that can lower the memory of one device, mildest first."""
+  recipe, shape = job.run.recipe, job.run.mesh.shape
+  found = []
+  order = ('none', 'dots', 'full')
+  for remat in order[order.index(recipe.model.remat) + 1 :]:
+    found.append((f'model.remat={remat}', _replace(recipe, 'model', remat=remat)))
+  rows = shape['data'] * shape['fsdp']
+  fsdp = shape['fsdp'] * 2
+  while rows % fsdp == 0 and fsdp <= rows:
+    found.append((f'parallel.fsdp={fsdp}', _replace(recipe, 'parallel', fsdp=fsdp, data=-1)))
+    fsdp *= 2
+  steps = recipe.optim.accumulation_steps * 2
+  while recipe.data.batch_size % (rows * steps) == 0:
+    found.append((f'optim.accumulation_steps={steps}', _replace(recipe, 'optim', accumulation_steps=steps)))
+    steps *= 2
+  half = recipe.data.batch_size // 2
+  while half % rows == 0 and half >= rows:
+    found.append((f'data.batch_size={half}', _replace(recipe, 'data', batch_size=half)))
+    half //= 2
+  widest = rows
+  if recipe.model.remat != 'full' and shape['fsdp'] < widest:
+    both = _replace(_replace(recipe, 'model', remat='full'), 'parallel', fsdp=widest, data=-1)
+    found.append((f'model.remat=full with parallel.fsdp={widest}', both))
+  return found
+
+
+def what_helps(job: Job, devices: Sequence[Any]) -> list[tuple[str, int]]:
+  """Returns (change, estimated bytes) of the mildest setting of each knob that makes the job fit."""
+  assert job.hardware is not None
+  cache, found, done = residual_cache(job.run), [], set()
+  for change, recipe in variations(job):
+    knob = change.partition('=')[0] + ('+' if ' with ' in change else '')
+    if knob in done:
+      continue
+    try:
+      total = estimate_job(recipe, devices, job.hardware, cache).memory.total
+    except ConfigError:
+      continue
+    if total <= job.hardware.hbm_bytes:
+      done.add(knob)
+      found.append((change, total))
+  return found
+
+
+def meshes(num_devices: int, recipe: Recipe, num_slices: int) -> list[tuple[int, int, int]]:
+  """Returns the (data, fsdp, model) worth comparing: powers of two, model at most 8, slices joined along data."""
+  found = []
+  for model in (1, 2, 4, 8):
+    if num_devices % model:
+      continue
+    fsdp = 1
+    while num_devices % (model * fsdp) == 0:
+      data = num_devices // (model * fsdp)
+      if data % num_slices == 0 and recipe.data.batch_size % (data * fsdp) == 0:
+        found.append((data, fsdp, model))
+      fsdp *= 4 if fsdp * 4 <= num_devices // (model * num_slices) else 2
+  return found
+
+
+def with_mesh(recipe: Recipe, mesh: tuple[int, int, int], remat: str) -> Recipe:
+  """Returns the recipe with another mesh and remat policy."""
+  data, fsdp, model = mesh
+  recipe = _replace(recipe, 'parallel', data=data, fsdp=fsdp, model=model)
+  return _replace(recipe, 'model', remat=remat)
+
+
+def pareto(jobs: Sequence[Job]) -> list[Job]:
+  """Returns the jobs that fit and that no other beats in both memory and step time, fastest first."""
+  fitting = [job for job in jobs if job.fits and job.bounds is not None]
+  fitting.sort(key=lambda job: (_seconds(job), job.memory_bytes))
+  front, least = [], math.inf
+  for job in fitting:
+    if job.memory_bytes < least:
+      front.append(job)
+      least = job.memory_bytes
+  return front
+
+
+def _seconds(job: Job) -> float:
+  assert job.bounds is not None
+  return round(job.bounds.exposed_step_s, 6)
+
+
+def _replace(recipe: Recipe, group: str, **values: Any) -> Recipe:
+  return dataclasses.replace(recipe, **{group: dataclasses.replace(getattr(recipe, group), **values)})
