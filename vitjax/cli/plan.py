@@ -74,7 +74,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
   if args.scaling is not None:
     from vitjax.planning.scaling import write_scaling
 
-    write_scaling(args.scaling, stand_in.recipe, topology, devices)
+    write_scaling(args.scaling, stand_in.recipe, topology, compile_best=args.compile_best, progress=print)
     print(f'wrote {args.scaling}')
     return 0
   if args.sweep_mesh:
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
   print(report(job, topology, stand_in.note, Assumptions(args.price_per_hour, args.mfu, storage)))
   if job.fits:
     return 0
-  raise _refusal(job, devices)
+  raise _refusal(job)
 
 
 def _topology(args: argparse.Namespace):
@@ -122,7 +122,7 @@ def _sweep(args: argparse.Namespace, topology, devices, recipe) -> int:
   )
   print(comparison(jobs, best))
   if not best:
-    raise _refusal(min(jobs, key=lambda job: job.memory_bytes), devices)
+    raise _refusal(min(jobs, key=lambda job: job.memory_bytes))
   chosen = best[0]
   shape, remat = chosen.run.mesh.shape, chosen.run.recipe.model.remat
   flags = ' '.join(f'--config.parallel.{name}={shape[name]}' for name in ('fsdp', 'model'))
@@ -133,7 +133,7 @@ def _sweep(args: argparse.Namespace, topology, devices, recipe) -> int:
   return 0
 
 
-def _refusal(job, devices):
+def _refusal(job):
   """Returns the error of a job that does not fit: the figure, the limit, and the knobs that help."""
   from vitjax.errors import Problem
   from vitjax.planning.job import what_helps
@@ -146,9 +146,7 @@ def _refusal(job, devices):
   else:
     found = f'{job.memory_bytes / gib:.2f} GiB by the {"estimate" if job.compiled is None else "compiler"}'
   problems = [Problem('memory per device', found, limit)]
-  problems += [
-    Problem(change, '', f'{total / gib:.2f} GiB (estimated)') for change, total in what_helps(job, devices)
-  ]
+  problems += [Problem(change, '', f'{total / gib:.2f} GiB (estimated)') for change, total in what_helps(job)]
   if len(problems) == 1:
     problems.append(
       Problem('--topology', '', 'more devices: no remat, fsdp, accumulation or batch size is enough')

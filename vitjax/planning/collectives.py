@@ -30,7 +30,9 @@ _BRANCHES = re.compile(r'branch_computations=\{(?P<names>[^}]*)\}')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(?P<count>\d+)"\}')
 _OP_NAME = re.compile(r'op_name="(?P<name>(?:[^"\\]|\\.)*)"')
 _IOTA = re.compile(r'\[(?P<groups>[\d,]+)\]<=\[(?P<dims>[\d,]+)\](?:T\((?P<perm>[\d,]+)\))?')
-_MESH = re.compile(r'mesh\[(?P<axes>[^\]]*)\][^{]*\{(?P<used>[^}]*)\}')
+_MESH = re.compile(
+  r'mesh\[(?P<axes>[^\]]*)\](?:, device_ids=\(\[(?P<dims>[\d,]+)\](?:T\((?P<perm>[\d,]+)\))?\))? *\{(?P<used>[^}]*)\}'
+)
 _MESH_AXIS = re.compile(r"'(?P<name>[^']+)'=(?P<size>\d+)")
 _MESH_USED = re.compile(r"'(?P<name>[^']+)'(?::\((?P<before>\d+)\)(?P<size>\d+))?")
 
@@ -213,10 +215,7 @@ def _first_group(line: str, num_devices: int) -> tuple[int, ...]:
   if (mesh := _MESH.match(text)) is not None:
     return _mesh_group(mesh)
   if (iota := _IOTA.match(text)) is not None:
-    dims = [int(n) for n in iota['dims'].split(',')]
-    ids = np.arange(math.prod(dims)).reshape(dims)
-    if iota['perm']:
-      ids = ids.transpose([int(n) for n in iota['perm'].split(',')])
+    ids = _iota(iota['dims'], iota['perm'])
     return tuple(ids.reshape([int(n) for n in iota['groups'].split(',')])[0].tolist())
   listed = re.match(r'\{\{([\d,]*)\}', text)
   ids = [int(n) for n in listed[1].split(',') if n] if listed else []
@@ -224,7 +223,10 @@ def _first_group(line: str, num_devices: int) -> tuple[int, ...]:
 
 
 def _mesh_group(mesh: re.Match[str]) -> tuple[int, ...]:
-  """Returns the group of device 0 for mesh['a'=4,'b'=2] {'a'}; an axis may be split: 'a':(1)2 is its major half."""
+  """Returns the first group of mesh['a'=4,'b'=2] {'a'}.
+
+  An axis may be split, 'a':(1)2 being its major half, and device_ids=([2,4]T(1,0)) says which ids fill the mesh.
+  """
   axes = {match['name']: int(match['size']) for match in _MESH_AXIS.finditer(mesh['axes'])}
   strides = dict(zip(axes, np.cumprod([1, *reversed(axes.values())])[-2::-1].tolist(), strict=True))
   parts = []
@@ -233,7 +235,16 @@ def _mesh_group(mesh: re.Match[str]) -> tuple[int, ...]:
     if used['size']:
       stride, size = stride * (size // (int(used['before']) * int(used['size']))), int(used['size'])
     parts.append([stride * i for i in range(size)])
-  return tuple(sorted(sum(ids) for ids in itertools.product(*parts)))
+  places = [sum(ids) for ids in itertools.product(*parts)]
+  order = _iota(mesh['dims'], mesh['perm']) if mesh['dims'] else np.arange(math.prod(axes.values()))
+  return tuple(sorted(order[places].tolist()))
+
+
+def _iota(dims: str, perm: str | None) -> np.ndarray:
+  """Returns 0, 1, ... in the order of [dims]T(perm), flattened."""
+  shape = [int(n) for n in dims.split(',')]
+  ids = np.arange(math.prod(shape)).reshape(shape)
+  return (ids.transpose([int(n) for n in perm.split(',')]) if perm else ids).ravel()
 
 
 def _axes_of(group: Sequence[int], mesh_axes: dict[str, int]) -> tuple[str, ...]:

@@ -22,20 +22,24 @@ class Job:
   """A recipe on devices.
 
   Attributes:
-    run: as `training.build` made it.
+    run: as `training.build` made it; its step is that of another remat policy where `rebuild` is set.
+    devices: in the order of the topology.
     hardware: the data sheet; None for virtual CPU devices, whose bounds are unknown.
     memory: estimated.
     bounds: from the compiled collectives where there are some, else from the expected ones; None without hardware.
     compiled: None if not compiled, or if it does not fit.
     refusal: why the compiler refuses it.
+    rebuild: `compile_job` has to build the run again.
   """
 
   run: Run
+  devices: tuple[Any, ...]
   hardware: Hardware | None
   memory: MemoryEstimate
   bounds: Roofline | None
   compiled: CompiledStep | None = None
   refusal: DoesNotFit | None = None
+  rebuild: bool = False
 
   @property
   def memory_bytes(self) -> int:
@@ -67,12 +71,34 @@ def estimate_job(
     hardware: their data sheet.
     cache: of an earlier job that differs in mesh, remat or batch size alone.
   """
+  return _estimated(build(recipe, devices=devices), devices, hardware, cache)
+
+
+def estimate_policies(
+  recipe: Recipe,
+  devices: Sequence[Any],
+  hardware: Hardware | None,
+  cache: ResidualCache | None = None,
+  policies: Sequence[str] = ('none', 'dots', 'full'),
+) -> list[Job]:
+  """Returns one job per remat policy, for little more than the price of one; arguments as for `estimate_job`."""
   run = build(recipe, devices=devices)
-  if cache is None:
-    cache = residual_cache(run)
+  cache = residual_cache(run) if cache is None else cache
+  jobs = []
+  for remat in policies:
+    changed = dataclasses.replace(run, recipe=_replace(run.recipe, 'model', remat=remat))
+    job = _estimated(changed, devices, hardware, cache)
+    jobs.append(dataclasses.replace(job, rebuild=remat != recipe.model.remat))
+  return jobs
+
+
+def _estimated(
+  run: Run, devices: Sequence[Any], hardware: Hardware | None, cache: ResidualCache | None
+) -> Job:
+  cache = residual_cache(run) if cache is None else cache
   memory = estimate_memory(run, cache, tiled=devices[0].platform == 'tpu')
   bounds = None if hardware is None else roofline(run, memory, expected_collectives(run), hardware)
-  return Job(run, hardware, memory, bounds)
+  return Job(run, tuple(devices), hardware, memory, bounds)
 
 
 def residual_cache(run: Run) -> ResidualCache:
@@ -83,6 +109,8 @@ def residual_cache(run: Run) -> ResidualCache:
 
 def compile_job(job: Job) -> Job:
   """Returns the job with the compiler's account, or its refusal."""
+  if job.rebuild:
+    job = dataclasses.replace(job, run=build(job.run.recipe, devices=job.devices), rebuild=False)
   try:
     compiled = compile_step(job.run, job.hardware)
   except DoesNotFit as refusal:
@@ -120,7 +148,7 @@ def variations(job: Job) -> list[tuple[str, Recipe]]:
   return found
 
 
-def what_helps(job: Job, devices: Sequence[Any]) -> list[tuple[str, int]]:
+def what_helps(job: Job) -> list[tuple[str, int]]:
   """Returns (change, estimated bytes) of the mildest setting of each knob that makes the job fit."""
   assert job.hardware is not None
   cache, found, done = residual_cache(job.run), [], set()
@@ -129,7 +157,7 @@ def what_helps(job: Job, devices: Sequence[Any]) -> list[tuple[str, int]]:
     if knob in done:
       continue
     try:
-      total = estimate_job(recipe, devices, job.hardware, cache).memory.total
+      total = estimate_job(recipe, job.devices, job.hardware, cache).memory.total
     except ConfigError:
       continue
     if total <= job.hardware.hbm_bytes:
@@ -153,11 +181,15 @@ def meshes(num_devices: int, recipe: Recipe, num_slices: int) -> list[tuple[int,
   return found
 
 
-def with_mesh(recipe: Recipe, mesh: tuple[int, int, int], remat: str) -> Recipe:
-  """Returns the recipe with another mesh and remat policy."""
+def with_mesh(recipe: Recipe, mesh: tuple[int, int, int]) -> Recipe:
+  """Returns the recipe with another mesh (data, fsdp, model)."""
   data, fsdp, model = mesh
-  recipe = _replace(recipe, 'parallel', data=data, fsdp=fsdp, model=model)
-  return _replace(recipe, 'model', remat=remat)
+  return _replace(recipe, 'parallel', data=data, fsdp=fsdp, model=model)
+
+
+def with_batch_size(recipe: Recipe, batch_size: int) -> Recipe:
+  """Returns the recipe with another global batch size."""
+  return _replace(recipe, 'data', batch_size=batch_size)
 
 
 def pareto(jobs: Sequence[Job]) -> list[Job]:

@@ -7,10 +7,8 @@ from typing import Any
 
 from vitjax.config import Recipe
 from vitjax.errors import VitjaxError
-from vitjax.planning.job import Job, compile_job, estimate_job, meshes, pareto, residual_cache, with_mesh
+from vitjax.planning.job import Job, compile_job, estimate_policies, meshes, pareto, residual_cache, with_mesh
 from vitjax.planning.topology import Topology
-
-_POLICIES = ('none', 'dots', 'full')
 
 
 def sweep(
@@ -30,15 +28,7 @@ def sweep(
     compile_best: how many of the estimated front to compile; the front is then drawn again.
     progress: told what happens, a line at a time.
   """
-  cache, jobs = None, []
-  for mesh in meshes(topology.num_devices, recipe, topology.num_slices):
-    for remat in _POLICIES:
-      try:
-        job = estimate_job(with_mesh(recipe, mesh, remat), devices, topology.hardware, cache)
-      except VitjaxError:
-        continue  # a mesh that this model's rules or the slices do not allow
-      cache = residual_cache(job.run) if cache is None else cache
-      jobs.append(job)
+  jobs = estimate_all(recipe, topology, devices)
   progress(f'estimated {len(jobs)} settings')
   for _ in range(compile_best):
     waiting = [job for job in pareto(jobs) if job.compiled is None]
@@ -53,3 +43,16 @@ def sweep(
     key=lambda job: (not job.fits, job.bounds.exposed_step_s if job.bounds else 0.0, job.memory_bytes)
   )
   return jobs, pareto(jobs)
+
+
+def estimate_all(recipe: Recipe, topology: Topology, devices: Sequence[Any]) -> list[Job]:
+  """Returns the estimated jobs of all meshes and remat policies that the recipe allows on a topology."""
+  cache, jobs = None, []
+  for mesh in meshes(topology.num_devices, recipe, topology.num_slices):
+    try:
+      found = estimate_policies(with_mesh(recipe, mesh), devices, topology.hardware, cache)
+    except VitjaxError:
+      continue  # a mesh that this model's rules or the slices do not allow
+    cache = residual_cache(found[0].run) if cache is None else cache
+    jobs += found
+  return jobs

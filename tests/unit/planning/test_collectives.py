@@ -89,6 +89,24 @@ def test_a_loop_of_unknown_length_is_refused():
 
 
 @pytest.mark.parametrize(
+  ('groups', 'first'),
+  [
+    ('{{0,4},{1,5},{2,6},{3,7}}', (0, 4)),
+    ('[2,4]<=[8]', (0, 1, 2, 3)),
+    ('[4,2]<=[2,4]T(1,0)', (0, 4)),
+    ("mesh['x'=2,'y'=4] {'y'}", (0, 1, 2, 3)),
+    ("mesh['x'=2,'y'=4] {'x','y'}", (0, 1, 2, 3, 4, 5, 6, 7)),
+    ("mesh['x'=8] {'x':(1)2}", (0, 4)),
+    ("mesh['x'=4,'y'=1,'z'=2], device_ids=([2,4]T(1,0)) {'x'}", (0, 1, 2, 3)),
+  ],
+)
+def test_every_way_to_write_the_participants(groups, first):
+  line = f'%x = f32[8]{{0}} all-reduce(%p), channel_id=1, replica_groups={groups}, to_apply=%add'
+  (found,) = parse_collectives(f'ENTRY %main (p: f32[8]) -> f32[8] {{\n  {line}\n}}\n', AXES)
+  assert found.group == first
+
+
+@pytest.mark.parametrize(
   ('line', 'kind', 'payload'),
   [
     ('%x = f32[2,8]{1,0} reduce-scatter(%p), replica_groups={{0,1,2,3}}', 'reduce-scatter', 4 * 64),
@@ -105,18 +123,23 @@ def test_payloads_of_the_plain_forms(line, kind, payload):
 
 def test_a_real_program_agrees_with_what_its_sharding_implies():
   mesh = make_mesh(ParallelConfig(data=2, fsdp=4))
-  split = NamedSharding(mesh, PartitionSpec('fsdp'))
+  whole, rows, split = (
+    NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((), (('data', 'fsdp'),), ('fsdp',))
+  )
 
-  def step(w):
+  def step(w, x):
     def body(x, _):
-      whole = jax.lax.with_sharding_constraint(w, NamedSharding(mesh, PartitionSpec()))
-      return jnp.tanh(x @ whole), None
+      x = jnp.tanh(x @ jax.lax.with_sharding_constraint(w, whole))
+      return jax.lax.with_sharding_constraint(x, rows), None
 
-    return jax.lax.scan(body, jnp.ones((8, 8)), length=5)[0].sum()
+    return jax.lax.scan(body, x, length=5)[0].sum()
 
-  w = jax.ShapeDtypeStruct((8, 8), jnp.float32, sharding=split)
-  compiled = jax.jit(step).lower(w).compile()
-  found = parse_collectives(compiled.as_text(), dict(mesh.shape))
-  assert {(c.kind, c.axes) for c in found} == {('all-gather', ('fsdp',))}
-  assert {c.payload_bytes for c in found} == {8 * 8 * 4}
-  assert sum(c.count for c in found) in (1, 5)  # hoisted out of the loop, or not
+  w = jax.ShapeDtypeStruct((16, 16), jnp.float32, sharding=split)
+  x = jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=rows)
+  found = parse_collectives(jax.jit(step).lower(w, x).compile().as_text(), dict(mesh.shape))
+  gather = [c for c in found if c.kind == 'all-gather']
+  assert {(c.axes, c.payload_bytes) for c in gather} == {(('fsdp',), 16 * 16 * 4)}
+  assert sum(c.count for c in gather) in (1, 5)  # hoisted out of the loop, or not
+  assert {(c.kind, c.axes, c.payload_bytes) for c in found if c.kind != 'all-gather'} == {
+    ('all-reduce', ('data', 'fsdp'), 4)
+  }

@@ -26,7 +26,8 @@ def recipe(**edits):
 
 @pytest.fixture(scope='module')
 def compiled():
-  return compile_job(estimate_job(recipe(parallel__fsdp=4), jax.devices(), ROOMY))
+  averaging = recipe(parallel__fsdp=4, optim__ema_decay=0.999)
+  return compile_job(estimate_job(averaging, jax.devices(), ROOMY))
 
 
 def test_the_page_says_everything(compiled):
@@ -42,6 +43,11 @@ def test_the_page_says_everything(compiled):
 def test_the_step_is_that_of_training_and_its_parameters_are_gathered_over_fsdp(compiled):
   assert compiled.fits
   assert {('all-gather', ('fsdp',))} <= {(c.kind, c.axes) for c in compiled.compiled.collectives}
+
+
+def test_arguments_are_what_the_compiler_counts(compiled):
+  slack = 64  # step count and random key
+  assert compiled.memory.arguments == pytest.approx(compiled.compiled.arguments, abs=slack)
 
 
 def test_the_compilers_figure_decides_what_fits(compiled):
@@ -66,9 +72,9 @@ def test_the_tpu_compilers_words_are_understood():
 
 
 def test_a_refusal_names_the_mildest_setting_of_each_knob_that_helps():
-  job = estimate_job(recipe(), jax.devices(), ROOMY)
+  job = estimate_job(recipe(data__batch_size=16), jax.devices(), ROOMY)
   tight = dataclasses.replace(job, hardware=dataclasses.replace(ROOMY, hbm_bytes=int(job.memory.total * 0.8)))
-  helps = what_helps(tight, jax.devices())
+  helps = what_helps(tight)
   knobs = [change.partition('=')[0] for change, _ in helps]
   assert 'model.remat' in knobs
   assert 'data.batch_size' in knobs
@@ -77,7 +83,7 @@ def test_a_refusal_names_the_mildest_setting_of_each_knob_that_helps():
     {change.partition(' ')[0].partition('=')[0] + str(' with ' in change) for change, _ in helps}
   ) == len(helps)
   hopeless = dataclasses.replace(job, hardware=dataclasses.replace(ROOMY, hbm_bytes=1000))
-  assert what_helps(hopeless, jax.devices()) == []
+  assert what_helps(hopeless) == []
 
 
 def test_meshes_divide_the_devices_the_batch_and_the_slices():
@@ -87,16 +93,18 @@ def test_meshes_divide_the_devices_the_batch_and_the_slices():
   assert len(set(found)) == len(found)
 
 
-def test_a_sweep_draws_the_front_and_compiles_the_best(monkeypatch):
+def test_a_sweep_draws_the_front_and_compiles_the_best(monkeypatch, compiled):
   monkeypatch.setattr(sweep_module, 'meshes', lambda *args: [(8, 1, 1), (1, 8, 1)])
-  monkeypatch.setattr(sweep_module, '_POLICIES', ('none', 'full'))
+  monkeypatch.setattr(
+    sweep_module, 'compile_job', lambda job: dataclasses.replace(job, compiled=compiled.compiled)
+  )
   lines = []
   topology = Topology.parse('cpu:8')
   monkeypatch.setattr(Topology, 'hardware', ROOMY)
   jobs, best = sweep_module.sweep(recipe(), topology, jax.devices(), compile_best=1, progress=lines.append)
-  assert len(jobs) == 4
+  assert len(jobs) == 6
   assert sum(job.compiled is not None for job in jobs) == 1
-  assert lines[0] == 'estimated 4 settings'
+  assert lines[0] == 'estimated 6 settings'
   assert lines[1].startswith('compiled ')
   seconds = [job.bounds.exposed_step_s for job in best]
   sizes = [job.memory_bytes for job in best]

@@ -1,7 +1,5 @@
 """Estimated memory: exact where it can be, and it follows the knobs."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -13,8 +11,7 @@ from vitjax.training import build
 
 
 def test_padding_is_that_of_the_best_layout():
-  # As the TPU compiler lays them out: 257 tokens padded to 264 sublanes, or to 384 lanes beside 80 head features.
-  assert padded_bytes((32, 16, 257, 1280), np.dtype('bfloat16'), lanes=(2, 3)) == 32 * 16 * 264 * 1280 * 2
+  # As the TPU compiler lays them out: 257 tokens padded to 384 lanes beside 80 head features; 80 outputs to 128.
   assert (
     padded_bytes((32, 16, 257, 16, 80), np.dtype('bfloat16'), lanes=(2, 3, 4)) == 32 * 16 * 384 * 16 * 80 * 2
   )
@@ -50,17 +47,6 @@ def test_saved_activations_follow_the_policy_and_grow_with_the_rows():
 def test_full_remat_keeps_the_input_of_each_block():
   found = trace_residuals(tiny_recipe(model__num_classes=4), num_classes=4, rows=8, remat='full')
   assert [shape for shape, _ in found.arrays if shape[0] == 2 and len(shape) == 4] == [(2, 8, 17, 32)]
-
-
-@pytest.mark.parametrize('edits', [{}, {'fsdp': 4}, {'fsdp': 2, 'model': 2}])
-def test_arguments_are_what_the_compiler_counts(edits):
-  recipe = tiny_recipe(optim__ema_decay=0.999)
-  recipe = dataclasses.replace(recipe, parallel=dataclasses.replace(recipe.parallel, **edits), evals={})
-  job = estimate_job(recipe, jax.devices(), None)
-  run = job.run
-  compiled = run.step_fn.lower(run.abstract_state, run.abstract_batch()).compile()
-  slack = 64  # step count and random key
-  assert job.memory.arguments == pytest.approx(compiled.memory_analysis().argument_size_in_bytes, abs=slack)
 
 
 def test_accumulation_and_sharding_lower_the_estimate():
