@@ -61,7 +61,7 @@ def comparison(jobs: Sequence[Job], best: Sequence[Job]) -> str:
   A star marks the Pareto front of memory and step time: nothing else is both smaller and faster.
   """
   heading = ('', 'mesh', 'remat', 'GiB est.', 'GiB comp.', 'step ms', 'MFU bound', 'comm. share', 'fits')
-  rows = [heading]
+  rows: list[tuple[str, ...]] = [heading]
   for job in jobs:
     assert job.bounds is not None
     compiled = '-' if job.compiled is None else f'{job.compiled.total / _GIB:.2f}'

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-
-from ml_collections import config_dict
+from typing import Any
 
 from vitjax.config import Recipe, evaluators, parse_recipe, source_config
+from vitjax.config.schema import SourceConfig
+from vitjax.data.sources import open_source
 from vitjax.data.splits import parse_split
 from vitjax.errors import ConfigError, Problem, VitjaxError
 
@@ -34,7 +35,7 @@ class StandIn:
 
 
 def stand_in(
-  config: config_dict.ConfigDict,
+  config: Any,
   *,
   num_devices: int,
   num_examples: int | None = None,
@@ -44,7 +45,7 @@ def stand_in(
   described by the arguments.
 
   Args:
-    config: as `load_config` made it, not yet parsed; it is changed.
+    config: the ConfigDict that `load_config` made, not yet parsed; it is changed.
     num_devices: of the topology.
     num_examples: of the training split; None: as published, or as found on disk.
     num_classes: of the labels; None likewise.
@@ -76,7 +77,7 @@ def stand_in(
   return StandIn(parse_recipe(config, num_devices=num_devices), note)
 
 
-def _counts_epochs(config: config_dict.ConfigDict) -> bool:
+def _counts_epochs(config: Any) -> bool:
   """Whether any duration of the training itself is written in epochs."""
   lengths = (
     config.total,
@@ -89,7 +90,7 @@ def _counts_epochs(config: config_dict.ConfigDict) -> bool:
   return any('epoch' in str(length) for length in lengths)
 
 
-def _look_up(config: config_dict.ConfigDict) -> tuple[int | None, int | None]:
+def _look_up(config: Any) -> tuple[int | None, int | None]:
   """Returns (examples, classes) of the training source where they are known, else None."""
   source = config.data.source
   if source.kind == 'synthetic':
@@ -104,18 +105,11 @@ def _look_up(config: config_dict.ConfigDict) -> tuple[int | None, int | None]:
   return _on_disk(config)
 
 
-def _on_disk(config: config_dict.ConfigDict) -> tuple[int | None, int | None]:
-  from vitjax.data.sources import open_source
-
+def _on_disk(config: Any) -> tuple[int | None, int | None]:
+  """Returns (examples, classes) of a source that can be opened, (None, what the recipe says) otherwise."""
+  values = {field.name: config.data.source[field.name] for field in dataclasses.fields(SourceConfig)}
   try:
-    opened = open_source(_parsed_source(config))
+    opened = open_source(SourceConfig(**values))
   except (VitjaxError, OSError):
     return None, config.data.source.num_classes
   return len(opened), opened.num_classes
-
-
-def _parsed_source(config: config_dict.ConfigDict):
-  from vitjax.config.schema import SourceConfig
-
-  values = {field.name: config.data.source[field.name] for field in dataclasses.fields(SourceConfig)}
-  return SourceConfig(**values)
