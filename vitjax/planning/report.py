@@ -109,10 +109,11 @@ def _facts(job: Job, topology: Topology, note: str) -> dict[str, str]:
 
 def _memory(job: Job) -> str:
   memory, compiled = job.memory, job.compiled
-  rows = [('memory per device, GiB', 'estimated', 'compiled')]
+  unit, name = (_GIB, 'GiB') if job.memory_bytes >= _GIB else (2**20, 'MiB')
+  rows = [(f'memory per device, {name}', 'estimated', 'compiled')]
 
   def add(name: str, estimated: int, measured: int | None = None) -> None:
-    rows.append((name, f'{estimated / _GIB:.3f}', '' if measured is None else f'{measured / _GIB:.3f}'))
+    rows.append((name, f'{estimated / unit:.3f}', '' if measured is None else f'{measured / unit:.3f}'))
 
   add('  parameters', memory.params)
   add('  optimiser', memory.optimizer)
@@ -133,15 +134,11 @@ def _memory(job: Job) -> str:
   lines = [table(rows, right=(1, 2))]
   if job.hardware is not None:
     share = job.memory_bytes / job.hardware.hbm_bytes
-    lines.append(f'limit {job.hardware.hbm_bytes / _GIB:.2f} GiB, {share:.0%} used')
-  if compiled is not None and topology_is_real(job):
-    lines[-1] += f'; estimate off by {memory.total / compiled.total - 1:+.1%}'
+    lines.append(f'limit {job.hardware.hbm_bytes / _GIB:.2f} GiB, {share:.0%} of it')
+    # The CPU backend's figures mean no accelerator, so only here is there something to agree with.
+    if compiled is not None:
+      lines[-1] += f'; estimate off by {memory.total / compiled.total - 1:+.1%}'
   return '\n'.join(lines)
-
-
-def topology_is_real(job: Job) -> bool:
-  """Returns whether the compiler's memory figures mean an accelerator; those of the CPU backend do not."""
-  return job.hardware is not None
 
 
 def _communication(job: Job) -> str:
@@ -164,13 +161,13 @@ def _bounds(job: Job) -> dict[str, str]:
   parts = ', '.join(f'{name} {value * 1e3:,.1f} ms' for name, value in times.items())
   return {
     'FLOPs': f'{bounds.model_flops / 1e15:,.3f} PFLOP per step, {job.run.train_flops_per_example / 1e9:,.1f} GFLOP '
-    'per image; recomputation not counted',
-    'roofline': f'{parts}, of which {bounds.exposed_s * 1e3:,.1f} ms not overlapped by the compiler',
-    'step at least': f'{bounds.step_s * 1e3:,.1f} ms ({bounds.limit}) if all communication hides; '
+    'per image, recomputation left out',
+    'roofline': f'{parts} ({bounds.exposed_s * 1e3:,.1f} ms not overlapped)',
+    'step at least': f'{bounds.step_s * 1e3:,.1f} ms ({bounds.limit}) if all communication hides, '
     f'{seconds * 1e3:,.1f} ms as compiled',
-    'MFU at most': f'{bounds.mfu(bounds.step_s):.0%}; {bounds.mfu(seconds):.0%} as compiled',
-    'input needed': f'{images:,.0f} images/s, {images / hosts:,.0f} and {images / hosts * pixels / 1e6:,.0f} MB/s '
-    f'for each of {hosts} hosts, at that step time',
+    'MFU at most': f'{bounds.mfu(bounds.step_s):.0%} and {bounds.mfu(seconds):.0%}',
+    'input needed': f'{images:,.0f} images/s; each of {hosts} hosts {images / hosts:,.0f} images/s, '
+    f'{images / hosts * pixels / 1e6:,.0f} MB/s',
     'data sheet': f'{job.hardware.source}: {job.hardware.peak_flops_per_s / 1e12:,.0f} TFLOP/s, '
     f'{job.hardware.hbm_bytes_per_s / 1e9:,.0f} GB/s',
   }
