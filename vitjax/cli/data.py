@@ -25,19 +25,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-  """Writes the contact sheet and prints counts of the training source and of every evaluator's."""
+  """Writes the contact sheet and prints counts of every source that the recipe reads."""
   from vitjax.config import load_recipe
   from vitjax.data import contact_sheet, counts_per_class, open_source
+  from vitjax.evaluators import eval_sources
 
   _, recipe = load_recipe(args.config, overrides)
-  source = open_source(recipe.data.source)
-  for name, config in {'train': recipe.data.source, **{n: e.source for n, e in recipe.evals.items()}}.items():
-    opened = source if name == 'train' else open_source(config)
-    print(f'{name}: {len(opened):,} examples of {opened.num_classes} classes ({config.kind}, {config.split})')
-    counts = counts_per_class(opened)
+  configs = {'data.source': recipe.data.source, **eval_sources(recipe)}
+  sources = {where: open_source(config, where=where) for where, config in configs.items()}
+  for where, source in sources.items():
+    print(
+      f'{where}: {len(source):,} examples of {source.num_classes} classes ({source.kind}, {source.split})'
+    )
+    counts = counts_per_class(source)
     width = max(len(class_name) for class_name in counts)
     for class_name, count in counts.items():
       print(f'  {class_name.ljust(width)}  {count:>7,}')
-  contact_sheet(recipe.data, source, args.out, seed=recipe.seed)
+  contact_sheet(recipe.data, sources['data.source'], args.out, seed=recipe.seed)
   print(f'augmented training samples: {args.out}')
   return 0
