@@ -134,7 +134,7 @@ def _pod_spec(job: Job, settings: JobSet) -> dict[str, Any]:
     'image': settings.image,
     # Kubernetes expands $(NAME) in these words; $$( stands for $( itself. No shell reads them.
     'command': [word.replace('$(', '$$(') for word in job.argv()],
-    'ports': [{'containerPort': _PORT}],
+    'ports': [{'containerPort': _PORT, 'protocol': 'TCP'}],
   }
   spec: dict[str, Any] = {'restartPolicy': 'Never', 'terminationGracePeriodSeconds': settings.grace_s}
   if job.folder is not None:

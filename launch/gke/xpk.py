@@ -14,7 +14,7 @@ from launch.rendered import Rendered
 from vitjax.errors import Problem
 
 # xpk puts the command into YAML and a bash script without quoting it, and Kubernetes expands $(NAME).
-_NOT_QUOTED = frozenset('"\\$`{}')
+_NOT_QUOTED = frozenset('\'"\\$`{}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ def workload_argv(job: Job, xpk: Xpk) -> list[str]:
   names = ('cluster', 'image', 'tpu_type', 'device_type', 'project', 'zone')
   check(job, [(f'--{name}', getattr(xpk, name)) for name in names])
   problems = [
-    Problem(word.partition('=')[0], repr(word), 'no ", \\, $, ` or braces: xpk does not quote them')
+    Problem(word.partition('=')[0], repr(word), 'no quotes, \\, $, ` or braces: xpk does not quote them')
     for word in (*job.argv(), job.folder or '')
     if not _NOT_QUOTED.isdisjoint(word)
   ]

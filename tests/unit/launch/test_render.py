@@ -182,7 +182,7 @@ def test_xpk_argv_and_what_it_would_not_quote():
   argv = workload_argv(JOB, Xpk('c', 'img', tpu_type='v5litepod-256', zone='z'))
   assert argv[:3] == ['xpk', 'workload', 'create']
   assert f'--command={shlex.join(ARGV)}' in argv
-  for text in ('$(x)', '"', '\\', '`x`', '{x}'):
+  for text in ('$(x)', '"', "'", '\\', '`x`', '{x}'):
     with pytest.raises(ConfigError, match='xpk does not quote'):
       workload_argv(Job('l16', 1, 'c.py', 'w', overrides=(('a.b', text),)), Xpk('c', 'i', tpu_type='t'))
   with pytest.raises(ConfigError, match='one of the two'):
