@@ -9,6 +9,7 @@ UV ?= uv
 
 PIP_FLAGS := --disable-pip-version-check --quiet --retries 10 --require-hashes
 BIN := $(VENV)/bin
+ENGINES := .venv-engines
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test test-slow test-engines engines test-all test-parity .parity lint format requirements golden clean
@@ -57,6 +58,27 @@ test: $(VENV)/test.stamp $(VENV)/vitjax.stamp  ## Run the tests, without the slo
 test-slow: $(VENV)/test.stamp $(VENV)/vitjax.stamp  ## Run the slow tests alone
 	$(BIN)/python -m pytest -n auto -m slow $(PYTEST_ARGS)
 
+# What launch/ starts jobs with, as far as pip has it; each in an environment of its own, as their pins differ.
+$(ENGINES)/ray.stamp: requirements/core.txt requirements/build.txt
+	$(PYTHON) -m venv $(ENGINES)/ray
+	$(ENGINES)/ray/bin/python -m pip install $(PIP_FLAGS) -r requirements/build.txt
+	$(ENGINES)/ray/bin/python -m pip install $(PIP_FLAGS) --no-build-isolation -r requirements/core.txt
+	$(ENGINES)/ray/bin/python -m pip install --disable-pip-version-check --quiet 'ray[train]==2.60.0'
+	@touch $@
+
+$(ENGINES)/%.stamp:
+	$(PYTHON) -m venv $(ENGINES)/$*
+	$(ENGINES)/$*/bin/python -m pip install --disable-pip-version-check --quiet $(PACKAGES_$*)
+	@touch $@
+PACKAGES_xpk := xpk==1.16.0
+PACKAGES_skypilot := skypilot==0.14.1
+PACKAGES_jobset := kubeflow-trainer-api==2.3.0
+
+engines: $(ENGINES)/ray.stamp $(ENGINES)/xpk.stamp $(ENGINES)/skypilot.stamp $(ENGINES)/jobset.stamp  ## Install Ray, xpk, SkyPilot and JobSet's schema for the tests of launch/
+
+test-engines: $(VENV)/test.stamp $(VENV)/vitjax.stamp  ## Run launch/'s jobs on real engines: SLURM from PATH, others from `make engines`
+	$(BIN)/python -m pytest -m engines $(PYTEST_ARGS) tests/engines
+
 test-all: $(VENV)/test.stamp $(VENV)/vitjax.stamp  ## Run all tests, the slow ones too
 	$(BIN)/python -m pytest -n auto -m 'slow or not slow' $(PYTEST_ARGS)
 
@@ -95,4 +117,4 @@ golden: $(VENV)/test.stamp $(VENV)/vitjax.stamp  ## Write the pinned texts of al
 	$(BIN)/python tests/smoke/test_recipes.py
 
 clean:  ## Remove the environments and caches that make has created
-	rm -rf $(VENV) $(LINT_VENV) .venv-parity build vitjax.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LINT_VENV) $(ENGINES) .venv-parity build vitjax.egg-info .pytest_cache .ruff_cache
