@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 ENGINES := .venv-engines
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-engines engines test-all test-parity .parity lint format requirements golden clean
+.PHONY: help install quickstart test test-slow test-engines engines test-all test-parity .parity lint format requirements faults golden clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | column -t -s @ 2>/dev/null \
@@ -112,6 +112,9 @@ requirements:  ## Lock requirements/*.txt anew (needs uv)
 	$(LOCK) $(LOCK_FLAGS) pyproject.toml requirements/build.in -o requirements/core.txt
 	$(LOCK) $(LOCK_FLAGS) pyproject.toml requirements/build.in --extra test -c requirements/core.txt -o requirements/test.txt
 	$(LOCK) $(LOCK_FLAGS) requirements/lint.in -o requirements/lint.txt
+
+faults: $(VENV)/test.stamp $(VENV)/vitjax.stamp  ## Run the catalogue of faults in full (an hour; goes on where it stopped), write benchmarks/FAULTS.md
+	PYTHONPATH=.:tests $(BIN)/python -m faults
 
 golden: $(VENV)/test.stamp $(VENV)/vitjax.stamp  ## Write the pinned texts of all recipes anew
 	$(BIN)/python tests/smoke/test_recipes.py

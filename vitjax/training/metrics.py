@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Mapping
 
 import tensorboardX
 
+log = logging.getLogger('vitjax')
+
 
 class MetricsWriter:
-  """Appends rows to metrics.jsonl, flushed at each write, and the same values to TensorBoard.
+  """Appends rows to metrics.jsonl, handed to the system at each write, and the same values to TensorBoard.
 
   Opening truncates to `start_step`: rows of later steps, and a last line torn by a kill, belong to work that
   the resumed run does again.
@@ -28,25 +31,42 @@ class MetricsWriter:
   def __init__(self, workdir: str | os.PathLike[str], *, start_step: int, tensorboard: bool):
     self.path = pathlib.Path(workdir) / 'metrics.jsonl'
     self.seen_step = _truncate(self.path, start_step) if self.path.exists() else start_step
-    self._file = self.path.open('a', encoding='utf-8')
+    self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    self._unwritten = b''
     self._summary = None
     if tensorboard:
       folder = str(pathlib.Path(workdir) / 'tensorboard')
       self._summary = tensorboardX.SummaryWriter(folder, purge_step=start_step + 1 if start_step else None)
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Writes one row: {'step': step, **values}. Each step is written once."""
-    self._file.write(json.dumps({'step': step, **values}) + '\n')
-    self._file.flush()
+    """Writes one row: {'step': step, **values}. Each step is written once.
+
+    While the disk is full or gone, rows wait in memory; a save would fail too, and that ends the run in the end.
+    """
+    waiting = bool(self._unwritten)
+    self._unwritten += (json.dumps({'step': step, **values}) + '\n').encode()
+    try:
+      self._flush()
+    except OSError as error:
+      if not waiting:
+        log.warning('%s: %s; rows wait in memory', self.path, error.strerror)
     if self._summary is not None:
       for name, value in values.items():
         self._summary.add_scalar(name, value, step)
 
   def close(self) -> None:
     """Flushes and closes both files."""
-    self._file.close()
+    try:
+      self._flush()
+    except OSError as error:
+      log.warning('%s: %s; %d bytes of rows are lost', self.path, error.strerror, len(self._unwritten))
+    os.close(self._descriptor)
     if self._summary is not None:
       self._summary.close()
+
+  def _flush(self) -> None:
+    while self._unwritten:
+      self._unwritten = self._unwritten[os.write(self._descriptor, self._unwritten) :]
 
 
 def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, float]]:
