@@ -176,10 +176,10 @@ def log_start(ids: str, restored: str, segment: int) -> None:
   from vitjax.checkpoint import manifest
 
   # By name: the room's __init__ has a function `build`.
-  build, loop, resume = (
-    importlib.import_module(f'vitjax.training.{name}') for name in ('build', 'loop', 'resume')
+  build, startup, resume = (
+    importlib.import_module(f'vitjax.training.{name}') for name in ('build', 'startup', 'resume')
   )
-  make, start = build.train_batches, loop.restore_or_init
+  make, start = build.train_batches, startup.restore_or_init
 
   def logged_batches(*args: Any, start_step: int = 0, **kwargs: Any) -> Any:
     batches = make(*args, start_step=start_step, **kwargs)
@@ -201,10 +201,10 @@ def log_start(ids: str, restored: str, segment: int) -> None:
     result = start(*args)
     params = manifest.digests(jax.tree.map(resume._gathered, result[0].params))
     if jax.process_index() == 0:
-      pathlib.Path(restored).write_text(json.dumps({'step': result[1], 'params': params}))
+      pathlib.Path(restored).write_text(json.dumps({'step': result[1].step, 'params': params}))
     return result
 
-  build.train_batches, loop.restore_or_init = logged_batches, logged_start
+  build.train_batches, startup.restore_or_init = logged_batches, logged_start
 
 
 def say_steps() -> None:
