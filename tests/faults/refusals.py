@@ -206,7 +206,9 @@ def sockets(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
     }
     runs.end_all(jobs)
     seen |= found
-    foreign = sorted(address for address in found if not address.startswith(('127.', '::1')))
+    foreign = sorted(
+      address for address in found if not address.removeprefix('::ffff:').startswith(('127.', '::1:'))
+    )
     outcome.count('' if started and found and not foreign else f'{foreign or "no sockets seen"}')
   outcome.figure = (
     f'{len(seen)} sockets seen, all on {", ".join(sorted({a.rpartition(":")[0] for a in seen}))}'

@@ -55,6 +55,7 @@ def run(
     text = outcome.skipped or f'{outcome.held}/{outcome.times}'
     print(f'    {text} in {seconds:.1f} s; {outcome.figure}', *outcome.faults[:5], sep='\n    ', flush=True)
     if count is None:
+      kept = json.loads(results.read_text()) if results.exists() else {}  # others may have added theirs
       kept[str(case.number)] = {**dataclasses.asdict(outcome), 'seconds': round(seconds, 1)}
       results.parent.mkdir(parents=True, exist_ok=True)
       results.write_text(json.dumps(kept, indent=1))

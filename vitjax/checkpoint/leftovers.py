@@ -21,6 +21,14 @@ TMP_MARK = '.orbax-checkpoint-tmp'
 MAX_DAMAGED = 2
 
 
+def _remove(path: pathlib.Path) -> None:
+  """Removes a file or folder; of a link only the link, so that nothing outside of the workdir changes."""
+  if path.is_symlink():
+    path.unlink()
+  else:
+    shutil.rmtree(path, ignore_errors=True)
+
+
 def remove_tmp(directory: pathlib.Path) -> None:
   """Removes half-written steps."""
   # After a failure, writers of other items may go on for a moment: try until they are done.
@@ -30,13 +38,13 @@ def remove_tmp(directory: pathlib.Path) -> None:
     if not leftovers:
       return
     for entry in leftovers:
-      shutil.rmtree(entry, ignore_errors=True)
+      _remove(entry)
     time.sleep(0.02)
 
 
 def purge(directory: pathlib.Path) -> None:
   """Removes deleted steps for good."""
-  shutil.rmtree(directory / DELETED, ignore_errors=True)
+  _remove(directory / DELETED)
 
 
 def replace(directory: pathlib.Path, steps: Sequence[int]) -> None:
@@ -49,7 +57,7 @@ def replace(directory: pathlib.Path, steps: Sequence[int]) -> None:
 
 def recover_replaced(directory: pathlib.Path) -> None:
   """Puts replaced steps back where there is no other: the save that was to replace them did not come about."""
-  if not reading.list_steps(directory):
+  if not reading.list_steps(directory) and not (directory / REPLACED).is_symlink():
     for step in reading.list_steps(directory / REPLACED):
       (directory / REPLACED / str(step)).rename(directory / str(step))
   forget_replaced(directory)
@@ -57,7 +65,7 @@ def recover_replaced(directory: pathlib.Path) -> None:
 
 def forget_replaced(directory: pathlib.Path) -> None:
   """Removes replaced steps for good."""
-  shutil.rmtree(directory / REPLACED, ignore_errors=True)
+  _remove(directory / REPLACED)
 
 
 def set_aside(directory: pathlib.Path, steps: Sequence[int], target: pathlib.Path) -> None:

@@ -131,3 +131,19 @@ def test_damaged_steps_do_not_pile_up(tmp_path):
     (tmp_path / 'checkpoints' / str(step)).mkdir(parents=True)
     leftovers.set_aside(tmp_path / 'checkpoints', [step], tmp_path / 'damaged')
   assert sorted(entry.name for entry in (tmp_path / 'damaged').iterdir()) == ['3', '4']
+
+
+def test_links_are_removed_and_not_followed(tmp_path, sample):
+  outside = tmp_path / 'outside'
+  outside.mkdir()
+  (outside / 'precious').write_text('x')
+  checkpoints = tmp_path / 'run' / 'checkpoints'
+  checkpoints.mkdir(parents=True)
+  for name in (leftovers.DELETED, leftovers.REPLACED, f'9{leftovers.TMP_MARK}'):
+    (checkpoints / name).symlink_to(outside, target_is_directory=True)
+  with Store(tmp_path / 'run', CheckpointConfig(keep_last=1)) as store:
+    for step in (1, 2, 3):
+      store.save(step, meta={}, **sample.trees(step))
+    store.wait()
+    assert sorted(entry.name for entry in checkpoints.iterdir()) == ['3']
+  assert [entry.name for entry in outside.iterdir()] == ['precious']
