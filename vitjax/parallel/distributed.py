@@ -21,6 +21,7 @@ from vitjax.parallel.coordination import leave, post_failure, read_failure
 from vitjax.parallel.roll_call import is_loopback, roll_call
 
 _logger = logging.getLogger(__name__)
+_LOOK_EVERY_S, _FOLLOW_AFTER_S = 1.0, 4.0
 
 
 def initialize(
@@ -77,7 +78,8 @@ def hard_exit_on_exception() -> Iterator[None]:
   exception in a run of one process.
   """
   try:
-    yield
+    with _following_others():
+      yield
   except (SystemExit, Preempted):
     raise
   except BaseException as error:
@@ -94,6 +96,31 @@ def hard_exit_on_exception() -> Iterator[None]:
     else:
       traceback.print_exc()
     leave(exit_code(error))
+
+
+@contextlib.contextmanager
+def _following_others() -> Iterator[None]:
+  """Ends this process some seconds after another one has failed, wherever this one waits in the block.
+
+  During training the supervisor is faster, and leaves stacks behind.
+  """
+  done = threading.Event()
+
+  def watch() -> None:
+    while not done.wait(_LOOK_EVERY_S):
+      failure = read_failure()
+      if failure is None or failure['everywhere'] or failure['rank'] == jax.process_index():
+        continue
+      if not done.wait(_FOLLOW_AFTER_S):
+        print(f'failed on rank {failure["rank"]}: {failure["cause"]}', file=sys.stderr)
+        leave(failure['code'])
+
+  if jax.distributed.is_initialized():
+    threading.Thread(target=watch, name='vitjax-follow', daemon=True).start()
+  try:
+    yield
+  finally:
+    done.set()
 
 
 def _join_detected(launch: Launch, start_timeout_s: float, heartbeat_timeout_s: int) -> None:

@@ -85,10 +85,15 @@ class Replicas:
   """Compares the copies of the state on several devices every resilience.replica_check_every."""
 
   def __init__(self, run: Run):
-    self._every = run.replica_check_every
-    self._check = ReplicaCheck(run.mesh, run.abstract_state) if self._every else None
+    self._run = run
+    self._check: ReplicaCheck | None = None
 
   def look(self, step: int, state: TrainState) -> None:
     """Looks where it is due; raises TrainingError when copies differ."""
-    if self._check is not None and self._check.needed and step % self._every == 0:
+    every = self._run.replica_check_every
+    if every == 0 or step % every:
+      return
+    if self._check is None:
+      self._check = ReplicaCheck(self._run.mesh, self._run.abstract_state)
+    if self._check.needed:
       self._check.run(state, step)

@@ -7,7 +7,7 @@ import tiny
 from jax.sharding import NamedSharding
 
 from vitjax.errors import TrainingError
-from vitjax.training import build
+from vitjax.training import build, train
 from vitjax.training.replicas import ReplicaCheck
 
 
@@ -62,3 +62,10 @@ def test_of_many_copies_the_odd_one_is_named(run, check):
 def test_without_copies_there_is_nothing_to_compare():
   run = build(tiny.tiny_recipe(), devices=jax.devices()[:1])
   assert not ReplicaCheck(run.mesh, run.abstract_state).needed
+
+
+def test_the_loop_looks_every_so_many_steps(tmp_path, monkeypatch):
+  looks = []
+  monkeypatch.setattr(ReplicaCheck, 'run', lambda self, tree, step: looks.append(step))
+  train(build(tiny.tiny_recipe(stop_after='5 steps', resilience__replica_check_every='2 steps')), tmp_path)
+  assert looks == [2, 4]

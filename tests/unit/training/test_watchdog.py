@@ -97,3 +97,26 @@ def test_a_stuck_process_leaves_its_stacks_and_asks_for_a_restart(tmp_path):
   assert run.returncode == 42, run.stderr
   assert "nothing has moved for 1 s in 'steps' (resilience.step_timeout_s = 1)" in run.stderr
   assert 'line 9 in <module>' in (tmp_path / 'stacks/rank_0.txt').read_text()
+
+
+COMPILING = """
+import os, pathlib, signal, sys, threading, time
+from vitjax.config.schema import ResilienceConfig
+from vitjax.training.goodput import Clock
+from vitjax.training.supervisor import Supervisor
+clock = Clock()
+threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+with Supervisor(ResilienceConfig(), pathlib.Path(sys.argv[1]), clock), clock.during('compile'):
+  time.sleep(100)
+"""
+
+
+@pytest.mark.slow
+def test_told_to_leave_while_it_compiles_a_process_does_not_wait_for_the_compiler(tmp_path):
+  began = time.monotonic()
+  command = [sys.executable, '-c', COMPILING, str(tmp_path)]
+  run = subprocess.run(command, capture_output=True, text=True, timeout=90)
+  assert run.returncode == 42, run.stderr
+  assert 'SIGUSR1 on rank 0' in run.stderr
+  assert 'nothing to save yet: leaving' in run.stderr
+  assert time.monotonic() - began < 60
