@@ -264,3 +264,11 @@ def test_command_line(tmp_path, monkeypatch, capsys):
   assert '--config.optim.peak_lr=1e-3' in (tmp_path / 'job.sbatch').read_text()
   assert cli.main(['slurm', *flags, '--run=fly']) == 2
   assert "--run = 'fly': expected submit" in capsys.readouterr().err
+
+
+def test_rendering_is_light():
+  code = f'import importlib, sys; [importlib.import_module(m) for m in {list(cli.ENGINES.values())}]; print(*sys.modules)'
+  done = subprocess.run(
+    [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+  )
+  assert {'jax', 'numpy', 'ray'}.isdisjoint(done.stdout.split())

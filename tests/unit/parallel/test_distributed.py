@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 
 import pytest
 
@@ -132,3 +133,39 @@ def test_exception_in_one_process_ends_both():
   assert status == 1, output
   assert 'RuntimeError: only here' in output
   assert peer_status not in (0, None), peer_output
+
+
+def test_a_job_of_two_that_jax_sees_as_one_stops(monkeypatch):
+  for name, value in {
+    'SKYPILOT_NUM_NODES': '2',
+    'SKYPILOT_NODE_RANK': '0',
+    'SKYPILOT_NODE_IPS': '10.0.0.1',
+  }.items():
+    monkeypatch.setenv(name, value)
+  monkeypatch.setattr('jax.distributed.is_initialized', lambda: True)  # as by Ray's trainer
+  with pytest.raises(ConfigError, match='SKYPILOT_NUM_NODES') as caught:
+    distributed.initialize()
+  assert str(caught.value).startswith('jax does not see all processes of this run.')
+  distributed.initialize({'--num_processes': '1', '--process_id': '0'})
+
+
+def test_a_kubernetes_job_that_jax_cannot_read_is_told_what_to_do(monkeypatch):
+  for name in explicit():
+    monkeypatch.delenv(name, raising=False)
+  monkeypatch.setenv('KUBERNETES_SERVICE_HOST', '10.0.0.1')
+  monkeypatch.setenv('JOB_COMPLETION_INDEX', '0')
+  monkeypatch.setattr('jax._src.xla_bridge.backends_are_initialized', lambda: False)
+  with pytest.warns(UserWarning, match='kubernetes'), pytest.raises(ConfigError) as caught:
+    distributed.initialize()
+  assert 'jax[k8s]' in str(caught.value)
+  assert '--num_processes=1' in str(caught.value)
+
+
+def test_a_start_that_takes_too_long_ends_with_a_message(monkeypatch, capfd):
+  left = threading.Event()
+  monkeypatch.setattr(distributed.os, '_exit', lambda code: left.set() if code == 1 else None)
+  with distributed._at_most(0.05, 'all 4 processes of this slurm job did not come up within 0.05 s'):
+    assert left.wait(10)
+  assert capfd.readouterr().err == (
+    'vitjax: all 4 processes of this slurm job did not come up within 0.05 s (resilience.start_timeout_s).\n'
+  )
