@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import sys
@@ -11,7 +12,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 
 import jax
-from jax._src import xla_bridge
+from jax._src import clusters, xla_bridge
 from jaxlib import _jax  # pyright: ignore[reportAttributeAccessIssue]
 
 from vitjax.config import Launch, read_launch
@@ -129,11 +130,9 @@ def _join_detected(launch: Launch, start_timeout_s: float, heartbeat_timeout_s: 
   text = f'{count} processes of this {launch.launcher} job did not come up within {start_timeout_s:g} s'
   try:
     with _at_most(start_timeout_s, text):
-      jax.distributed.initialize(
-        initialization_timeout=round(start_timeout_s) + 60,
-        heartbeat_timeout_seconds=heartbeat_timeout_s,
-        shutdown_timeout_seconds=heartbeat_timeout_s,
-      )
+      address, num_processes, rank, device_ids = _ask_jax(start_timeout_s)
+      if address is None or num_processes is None or rank is None:
+        raise ValueError(f'jax.distributed finds no processes of a {launch.launcher} job')
   except (ValueError, RuntimeError) as error:
     if launch.launcher == 'tpu' and launch.num_processes in (None, 1):
       return  # A TPU host outside of any cluster that jax knows: it is alone.
@@ -143,9 +142,28 @@ def _join_detected(launch: Launch, start_timeout_s: float, heartbeat_timeout_s: 
       expected += ' (an indexed Job or JobSet, with jax[k8s] installed and leave to read pods)'
     problem = Problem(launch.launcher, str(error), expected, hint)
     raise ConfigError('The processes of this run could not be joined.', [problem]) from error
+  found = dataclasses.replace(launch, num_processes=num_processes, process_id=rank, coordinator=address)
+  _join_at(address, found, start_timeout_s, heartbeat_timeout_s, device_ids)
 
 
-def _join_at(address: str, launch: Launch, start_timeout_s: float, heartbeat_timeout_s: int) -> None:
+def _ask_jax(timeout_s: float) -> tuple[str | None, int | None, int | None, list[int] | None]:
+  """Returns the coordinator's address, number of processes, rank and local devices, as jax.distributed finds them.
+
+  jax has no public name for this part of its start; it is asked first so that a roll call can come before the rest.
+  """
+  address = os.environ['JAX_COORDINATOR_ADDRESS'] if 'JAX_COORDINATOR_ADDRESS' in os.environ else None
+  return clusters.ClusterEnv.auto_detect_unset_distributed_params(
+    address, None, None, None, None, round(timeout_s)
+  )
+
+
+def _join_at(
+  address: str,
+  launch: Launch,
+  start_timeout_s: float,
+  heartbeat_timeout_s: int,
+  device_ids: list[int] | None = None,
+) -> None:
   """Joins the others at a known address, after a roll call that names who is missing."""
   rank, count = launch.process_id, launch.num_processes
   assert rank is not None
@@ -161,6 +179,7 @@ def _join_at(address: str, launch: Launch, start_timeout_s: float, heartbeat_tim
       address,
       count,
       rank,
+      device_ids,
       cluster_detection_method=detection,
       coordinator_bind_address=address if local else None,
       initialization_timeout=round(start_timeout_s) + 60,

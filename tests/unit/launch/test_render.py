@@ -267,7 +267,8 @@ def test_command_line(tmp_path, monkeypatch, capsys):
 
 
 def test_rendering_is_light():
-  code = f'import importlib, sys; [importlib.import_module(m) for m in {list(cli.ENGINES.values())}]; print(*sys.modules)'
+  modules = list(cli.ENGINES.values())
+  code = f'import importlib, sys; [importlib.import_module(m) for m in {modules}]; print(*sys.modules)'
   done = subprocess.run(
     [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
   )

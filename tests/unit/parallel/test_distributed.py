@@ -169,3 +169,30 @@ def test_a_start_that_takes_too_long_ends_with_a_message(monkeypatch, capfd):
   assert capfd.readouterr().err == (
     'vitjax: all 4 processes of this slurm job did not come up within 0.05 s (resilience.start_timeout_s).\n'
   )
+
+
+def test_processes_that_jax_finds_itself_are_called_first():
+  """Under SLURM on two nodes, played here: jax takes coordinator, number and rank from the step's variables."""
+  code = """
+    import os
+    for name in ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES'):
+      del os.environ[name]
+    rank = os.environ.pop('JAX_PROCESS_ID')
+    os.environ |= {'SLURM_JOB_ID': str(os.getppid()), 'SLURM_STEP_NODELIST': 'localhost,other', 'SLURM_NTASKS': '2',
+                   'SLURM_PROCID': rank, 'SLURM_LOCALID': '0', 'SLURM_STEP_NUM_NODES': '2'}
+    import jax
+    from vitjax.errors import TrainingError
+    from vitjax.parallel import distributed
+    if rank == LATE:
+      raise SystemExit
+    try:
+      distributed.initialize(start_timeout_s=TIMEOUT)
+    except TrainingError as error:
+      print(str(error).splitlines()[0])
+    else:
+      print(jax.process_count(), jax.process_index() == int(rank))
+  """
+  results = run_two(code.replace('LATE', 'None').replace('TIMEOUT', '60'))
+  assert [output.splitlines()[-1] for _, output in results] == ['2 True', '2 True'], results
+  results = run_two(code.replace('LATE', "'1'").replace('TIMEOUT', '2'))
+  assert results[0][1].splitlines()[-1] == '1 of 2 processes did not start: rank 1.'
