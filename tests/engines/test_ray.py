@@ -12,7 +12,7 @@ from launch.local.run import run_processes
 from vitjax.training.metrics import read_metrics
 
 pytestmark = pytest.mark.engines
-RECIPE = ROOT / 'tests' / 'faults' / 'kill_recipe.py'
+RECIPE = ROOT / 'tests' / 'faults' / 'small_recipe.py'
 FLAGS = ['train', f'--config={RECIPE}', '--config.total=8 steps', '--config.evals.val.every=8 steps']
 
 

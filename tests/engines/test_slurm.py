@@ -20,13 +20,14 @@ from launch.slurm.render import Slurm, batch_file
 from vitjax.training.metrics import read_metrics
 
 pytestmark = pytest.mark.engines
-RECIPE = ROOT / 'tests' / 'faults' / 'kill_recipe.py'
+RECIPE = ROOT / 'tests' / 'faults' / 'small_recipe.py'
 STEPS, DEVICES, LIMIT_S = 150, 2, 240
 OVERRIDES = (
   ('total', f'{STEPS} steps'),
   ('evals.val.every', '100 steps'),
   ('checkpoint.every', '1000 steps'),
 )
+ALIVE = ('PENDING', 'CONFIGURING', 'RUNNING', 'COMPLETING')
 CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -118,7 +119,7 @@ def test_saved_before_the_limit_queued_again_and_resumed_exactly(slurm, tmp_path
   def state(field):
     return re.search(rf'\b{field}=(\S+)', slurm('scontrol', 'show', 'job', job_id)).group(1)
 
-  wait_until(lambda: rows(workdir) >= 5 or state('JobState') != 'RUNNING', 'rows of metrics')
+  wait_until(lambda: rows(workdir) >= 5 or state('JobState') not in ALIVE, 'rows of metrics')
   assert state('JobState') == 'RUNNING', log.read_text()[-3000:]
   pids = [line.split()[0] for line in slurm('scontrol', 'listpids', job_id).splitlines()[1:]]
   for pid in pids:
@@ -136,7 +137,7 @@ def test_saved_before_the_limit_queued_again_and_resumed_exactly(slurm, tmp_path
   slurm(
     'scontrol', 'update', f'JobId={job_id}', 'StartTime=now', 'TimeLimit=10'
   )  # without SLURM's two minutes
-  wait_until(lambda: state('JobState') not in ('PENDING', 'RUNNING', 'COMPLETING', 'CONFIGURING'), 'end')
+  wait_until(lambda: state('JobState') not in ALIVE, 'end')
   assert state('JobState') == 'COMPLETED', log.read_text()[-3000:]
 
   out = io.BytesIO()
