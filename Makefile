@@ -77,7 +77,7 @@ PACKAGES_jobset := kubeflow-trainer-api==2.3.0
 engines: $(ENGINES)/ray.stamp $(ENGINES)/xpk.stamp $(ENGINES)/skypilot.stamp $(ENGINES)/jobset.stamp  ## Install Ray, xpk, SkyPilot and JobSet's schema for the tests of launch/
 
 test-engines: $(VENV)/test.stamp $(VENV)/vitjax.stamp  ## Run launch/'s jobs on real engines: SLURM from PATH, others from `make engines`
-	$(BIN)/python -m pytest -m engines $(PYTEST_ARGS) tests/engines
+	$(BIN)/python -m pytest -n auto -m engines $(PYTEST_ARGS) tests/engines
 
 test-all: $(VENV)/test.stamp $(VENV)/vitjax.stamp  ## Run all tests, the slow ones too
 	$(BIN)/python -m pytest -n auto -m 'slow or not slow' $(PYTEST_ARGS)
