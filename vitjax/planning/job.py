@@ -75,20 +75,20 @@ def estimate_job(
 
 
 def estimate_policies(
-  recipe: Recipe,
-  devices: Sequence[Any],
-  hardware: Hardware | None,
-  cache: ResidualCache | None = None,
-  policies: Sequence[str] = ('none', 'dots', 'full'),
+  run: Run, devices: Sequence[Any], hardware: Hardware | None, cache: ResidualCache, *, batch_size: int
 ) -> list[Job]:
-  """Returns one job per remat policy, for little more than the price of one; arguments as for `estimate_job`."""
-  run = build(recipe, devices=devices)
-  cache = residual_cache(run) if cache is None else cache
+  """Returns one job per remat policy without building each: parameters and mesh stay those of `run`.
+
+  Args:
+    run: as built for any batch size and policy.
+    devices, hardware, cache: as for `estimate_job`.
+    batch_size: global.
+  """
   jobs = []
-  for remat in policies:
-    changed = dataclasses.replace(run, recipe=_replace(run.recipe, 'model', remat=remat))
-    job = _estimated(changed, devices, hardware, cache)
-    jobs.append(dataclasses.replace(job, rebuild=remat != recipe.model.remat))
+  for remat in ('none', 'dots', 'full'):
+    recipe = with_batch_size(_replace(run.recipe, 'model', remat=remat), batch_size)
+    job = _estimated(dataclasses.replace(run, recipe=recipe), devices, hardware, cache)
+    jobs.append(dataclasses.replace(job, rebuild=recipe != run.recipe))
   return jobs
 
 
@@ -166,18 +166,15 @@ def what_helps(job: Job) -> list[tuple[str, int]]:
   return found
 
 
-def meshes(num_devices: int, recipe: Recipe, num_slices: int) -> list[tuple[int, int, int]]:
+def meshes(num_devices: int, num_slices: int) -> list[tuple[int, int, int]]:
   """Returns the (data, fsdp, model) worth comparing: powers of two, model at most 8, slices joined along data."""
   found = []
   for model in (1, 2, 4, 8):
-    if num_devices % model:
+    if num_devices % (model * num_slices):
       continue
-    fsdp = 1
-    while num_devices % (model * fsdp) == 0:
-      data = num_devices // (model * fsdp)
-      if data % num_slices == 0 and recipe.data.batch_size % (data * fsdp) == 0:
-        found.append((data, fsdp, model))
-      fsdp *= 4 if fsdp * 4 <= num_devices // (model * num_slices) else 2
+    within = num_devices // (model * num_slices)
+    sizes = {4**i for i in range(10) if within % 4**i == 0} | {within}
+    found += [(num_devices // (model * fsdp), fsdp, model) for fsdp in sorted(sizes)]
   return found
 
 

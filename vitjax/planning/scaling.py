@@ -8,11 +8,12 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from vitjax.config import Recipe
-from vitjax.planning.job import Job, pareto, with_batch_size
+from vitjax.planning.job import Job, pareto, residual_cache
 from vitjax.planning.sweep import estimate_all, sweep
 from vitjax.planning.topology import Topology, describe_devices
 
 _SMALLEST = 8
+_Row = tuple[Topology, int, Job | None]
 _GIB = 2**30
 
 
@@ -29,7 +30,9 @@ def smaller_topologies(topology: Topology) -> list[Topology]:
     if last.shape[axis] % 2:
       break
     shape = tuple(n // 2 if i == axis else n for i, n in enumerate(last.shape))
-    found.append(_renamed(dataclasses.replace(last, shape=shape)))
+    found.append(
+      _renamed(dataclasses.replace(last, shape=shape if last.platform == 'cuda' else tuple(sorted(shape))))
+    )
   return found[::-1]
 
 
@@ -50,20 +53,20 @@ def write_scaling(
     compile_best: how many settings of the Pareto table the compiler checks.
     progress: told what happens, a line at a time.
   """
-  rows = {'weak': [], 'strong': []}
+  cache = None
+  rows: dict[str, list[_Row]] = {'weak': [], 'strong': []}
   for part in smaller_topologies(topology):
+    total = recipe.data.batch_size
+    sizes = {'weak': total * part.num_devices // topology.num_devices, 'strong': total}
     devices = describe_devices(part)
-    sizes = {
-      'weak': recipe.data.batch_size * part.num_devices // topology.num_devices,
-      'strong': recipe.data.batch_size,
-    }
+    jobs = estimate_all(recipe, part, devices, cache=cache, batch_sizes=sorted(set(sizes.values())))
+    cache = residual_cache(jobs[0].run) if cache is None and jobs else cache
     for mode, batch_size in sizes.items():
-      best = pareto(estimate_all(with_batch_size(recipe, batch_size), part, devices))
+      best = pareto([job for job in jobs if job.run.recipe.data.batch_size == batch_size])
       rows[mode].append((part, batch_size, best[0] if best else None))
     progress(f'estimated {part.text}')
-  jobs, front = sweep(
-    recipe, topology, describe_devices(topology), compile_best=compile_best, progress=progress
-  )
+  devices = describe_devices(topology)
+  jobs, front = sweep(recipe, topology, devices, compile_best=compile_best, progress=progress, cache=cache)
   title = f'## {recipe.model.variant} on {topology.text}'
   text = '\n\n'.join(
     [
@@ -81,7 +84,7 @@ def write_scaling(
   _replace_section(pathlib.Path(path), title, text)
 
 
-def _scaling_table(rows: Sequence[tuple[Topology, int, Job | None]]) -> str:
+def _scaling_table(rows: Sequence[_Row]) -> str:
   heading = ('devices', 'batch', 'mesh', 'remat', 'GiB', 'step ms', 'MFU', 'comm.', 'exposed', 'scaling')
   lines, base = [heading, ('---',) * len(heading)], None
   for topology, batch_size, job in rows:

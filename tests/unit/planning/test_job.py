@@ -13,6 +13,7 @@ from vitjax.planning import sweep as sweep_module
 from vitjax.planning.compiling import DoesNotFit, _explained, compile_step
 from vitjax.planning.job import compile_job, estimate_job, meshes, pareto, what_helps
 from vitjax.planning.report import Assumptions, comparison, report
+from vitjax.planning.scaling import smaller_topologies
 from vitjax.planning.topology import PlanError, Topology
 
 ROOMY = dataclasses.replace(HARDWARE['h100'], hbm_bytes=2**33)
@@ -86,11 +87,27 @@ def test_a_refusal_names_the_mildest_setting_of_each_knob_that_helps():
   assert what_helps(hopeless) == []
 
 
-def test_meshes_divide_the_devices_the_batch_and_the_slices():
-  found = meshes(16, recipe(), num_slices=2)
-  assert found
-  assert all(d * f * m == 16 and d % 2 == 0 and 64 % (d * f) == 0 for d, f, m in found)
+def test_meshes_divide_the_devices_and_the_slices():
+  found = meshes(32, num_slices=2)
+  assert all(d * f * m == 32 and d % 2 == 0 for d, f, m in found)
+  assert {(32, 1, 1), (2, 16, 1), (2, 2, 8)} <= set(found)
   assert len(set(found)) == len(found)
+  assert meshes(1, num_slices=1) == [(1, 1, 1)]
+
+
+def test_halvings_down_to_eight_devices():
+  names = [part.text for part in smaller_topologies(Topology.parse('2xv5e:16x16'))]
+  assert names == ['v5e:2x4', 'v5e:4x4', 'v5e:4x8', 'v5e:8x8', 'v5e:8x16', 'v5e:16x16', '2xv5e:16x16']
+  assert [part.num_devices for part in smaller_topologies(Topology.parse('h100:8x4'))] == [8, 16, 32]
+  assert [part.num_devices for part in smaller_topologies(Topology.parse('v5p:8x8x8'))] == [
+    8,
+    16,
+    32,
+    64,
+    128,
+    256,
+    512,
+  ]
 
 
 def test_a_sweep_draws_the_front_and_compiles_the_best(monkeypatch, compiled):
