@@ -7,9 +7,10 @@
                every change of model and remat policy
   working      what one block needs at once: part of its intermediates, and under fsdp its gathered weights
 
-The first four follow from the program. `working` is fitted to what the TPU compiler reports for ViTs: _LIVE_SHARE of
-a block's intermediates (the rest is fused away or stays in on-chip memory), the gathered weights of two blocks (the
-next ones are fetched ahead) and the gradient of one.
+The first four follow from the program. The rest is fitted to what the TPU compiler reports for ViTs, from B/16 to 22B:
+`working` is _LIVE_SHARE of a block's intermediates (the rest is fused away or stays in on-chip memory), its gathered
+weights and their gradient; of what is saved outside the blocks, _OUTSIDE_SHARE is alive at the peak, the head's part
+having been used up.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from vitjax.objectives import build_objective
 from vitjax.parallel.mesh import BATCH_AXES
 from vitjax.training.build import Run
 
-_LIVE_SHARE = 0.4
+_LIVE_SHARE = 0.45
+_OUTSIDE_SHARE = 0.5
 _TILE = (8, 128)  # sublanes and lanes of a TPU register: the last two dimensions of a layout are padded to it
 
 
@@ -74,17 +76,22 @@ class Residuals:
   sharded_sizes: tuple[int, ...]
 
   def bytes_per_device(self, *, model: int, tiled: bool) -> int:
-    """Returns the bytes with tensor parallelism of `model`, padded as a TPU does if `tiled`."""
-    return sum(self._bytes(shape, dtype, model, tiled) for shape, dtype in self.arrays)
+    """Returns the bytes at the peak with tensor parallelism of `model`, padded as a TPU does if `tiled`."""
+    blocks = self.block_bytes(model=model, tiled=tiled) * self.depth
+    outside = [a for a in self.arrays if not self._is_stacked(a[0])]
+    share = _OUTSIDE_SHARE if self.depth else 1.0  # a network without blocks keeps all of it
+    return blocks + int(share * sum(self._bytes(shape, dtype, model, tiled) for shape, dtype in outside))
 
   def block_bytes(self, *, model: int, tiled: bool) -> int:
     """Returns the bytes that belong to one block."""
-    stacked = [a for a in self.arrays if len(a[0]) > 1 and a[0][0] == self.depth]
+    stacked = [a for a in self.arrays if self._is_stacked(a[0])]
     return sum(self._bytes(shape, dtype, model, tiled) for shape, dtype in stacked) // max(self.depth, 1)
 
+  def _is_stacked(self, shape: tuple[int, ...]) -> bool:
+    return len(shape) > 1 and shape[0] == self.depth
+
   def _bytes(self, shape: tuple[int, ...], dtype: np.dtype, model: int, tiled: bool) -> int:
-    stacked = len(shape) > 1 and shape[0] == self.depth
-    fixed = 2 if stacked else 1  # layers and rows are not split by tensor parallelism
+    fixed = 2 if self._is_stacked(shape) else 1  # layers and rows are not split by tensor parallelism
     split = [
       s // model if i >= fixed and s in self.sharded_sizes and s % model == 0 else s
       for i, s in enumerate(shape)
@@ -193,7 +200,7 @@ def estimate_memory(run: Run, cache: ResidualCache, *, tiled: bool) -> MemoryEst
   gathered = 0
   if run.mesh.shape['fsdp'] > 1 and saved.depth:
     whole = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in _block_leaves(state.params))
-    gathered = 3 * int(whole / saved.depth / split * ratio)
+    gathered = 2 * int(whole / saved.depth / split * ratio)
   return MemoryEstimate(
     params=params,
     optimizer=_tree_bytes(state.opt_state, tiled),

@@ -28,7 +28,7 @@ def test_tensor_parallelism_splits_heads_and_mlp_but_neither_rows_nor_layers():
   found = Residuals(arrays, depth=4, sharded_sizes=(4, 64))
   one = found.bytes_per_device(model=1, tiled=False)
   two = found.bytes_per_device(model=2, tiled=False)
-  assert one - two == 4 * 8 * 17 * 64 * 4  # the half of each of the two stacked arrays
+  assert one - two == 4 * 8 * 17 * 64 * 4  # half of each stacked array, nothing of the third
   assert found.block_bytes(model=1, tiled=False) == 2 * 8 * 17 * 64 * 4
 
 
