@@ -73,6 +73,7 @@ class ModelConfig:
   gelu: str = knob('tanh', 'GELU form: tanh approximation (Flax, official checkpoints) or exact erf (PyTorch)', choices=('tanh', 'exact'))
   head_bias_init: float = knob(0.0, "initial bias of the head's outputs", source='-10 for sigmoid on I21k/JFT, -6.9 on ImageNet (AugReg)')
   layers: str = knob('loop', 'encoder blocks as a Python loop (official names) or stacked by nn.scan (compiles faster)', choices=('loop', 'scan'))
+  attention: str = knob('auto', "how attention is computed, a matter of speed alone: 'cudnn' is the fused kernel of NVIDIA GPUs, 'plain' runs anywhere, 'auto' is the fastest for the device; see parallel/tuning.py", choices=('auto', 'plain', 'cudnn'))
   remat: str = knob('none', 'what the backward pass recomputes: nothing, all but matmul outputs, or everything', choices=('none', 'dots', 'full'))
   dtype: str = knob('float32', 'compute dtype', choices=('float32', 'bfloat16'))
   param_dtype: str = knob('float32', 'parameter dtype', choices=('float32', 'bfloat16'))

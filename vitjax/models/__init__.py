@@ -57,12 +57,14 @@ def create_model(variant: str, *, num_classes: int, **overrides: Any) -> nn.Modu
   return build_model(ModelConfig(variant=variant, **overrides), num_classes=num_classes)
 
 
-def build_model(config: ModelConfig, *, num_classes: int) -> nn.Module:
+def build_model(config: ModelConfig, *, num_classes: int, device_class: str | None = None) -> nn.Module:
   """Returns the network that `config` describes.
 
   Args:
     config: the model's part of a recipe.
     num_classes: outputs of the head, from the recipe or the training source; 0: no head.
+    device_class: what parallel.tuning calls the devices that it will run on, which may be absent (ahead-of-time
+      compilation); None: those that jax would use.
 
   Raises:
     ConfigError: values out of range, sizes that do not fit each other, settings that would be ignored.
@@ -85,4 +87,4 @@ def build_model(config: ModelConfig, *, num_classes: int) -> nn.Module:
       dtype=jnp.dtype(config.dtype),
       param_dtype=jnp.dtype(config.param_dtype),
     )
-  return VisionTransformer(config, variant, num_classes)
+  return VisionTransformer(config, variant, num_classes, device_class)

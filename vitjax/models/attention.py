@@ -9,6 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vitjax.models.dense import Affine
+from vitjax.ops.attention import attend, fused_attend
+
 Array = jax.Array
 DType = Any
 
@@ -25,8 +28,13 @@ class MultiHeadDotProductAttention(nn.Module):
     use_qkv_bias: biases in the query, key and value projections. The output projection always has one.
     norm_eps: epsilon of the LayerNorms of qk_norm.
     dropout_rate: dropout of attention probabilities.
+    implementation: 'plain', or 'cudnn', the fused kernel, for calls that need none of what follows.
     dtype: compute dtype; logits and softmax are float32 all the same.
     param_dtype: dtype of the parameters.
+
+  The probabilities are put together only where something reads them: apply(..., mutable=['intermediates']), which
+  finds them under 'attention', perturbations of them, dropout, or relative keys. Otherwise `ops.attention`
+  computes the result without them.
 
   Source: ViT (arXiv 2010.11929) appendix A; qk_norm: ViT-22B (2302.05442) section 2.
   """
@@ -36,12 +44,19 @@ class MultiHeadDotProductAttention(nn.Module):
   use_qkv_bias: bool = True
   norm_eps: float = 1e-6
   dropout_rate: float = 0.0
+  implementation: str = 'plain'
   dtype: DType = jnp.float32
   param_dtype: DType = jnp.float32
 
   @nn.compact
   def __call__(
-    self, queries: Array, tokens: Array, relative_keys: Array | None = None, *, train: bool = False
+    self,
+    queries: Array,
+    tokens: Array,
+    relative_keys: Array | None = None,
+    *,
+    train: bool = False,
+    num_tokens: int | None = None,
   ) -> Array:
     """Returns what each query token gathers from `tokens`.
 
@@ -51,6 +66,7 @@ class MultiHeadDotProductAttention(nn.Module):
       relative_keys: [l_q, l, e]; its product with the queries is added to the content logits, with the same
         1/sqrt(e) scale. None: content alone.
       train: apply dropout.
+      num_tokens: how many of the tokens count, the others being padding behind them; None: all. 'cudnn' alone.
 
     Returns:
       [n, l_q, d] of `dtype`.
@@ -62,10 +78,9 @@ class MultiHeadDotProductAttention(nn.Module):
     width = queries.shape[-1]
     head_dim = width // self.num_heads
     project = functools.partial(
-      nn.DenseGeneral,
-      features=(self.num_heads, head_dim),
+      Affine,
+      (self.num_heads, head_dim),
       use_bias=self.use_qkv_bias,
-      kernel_init=nn.initializers.xavier_uniform(),
       dtype=self.dtype,
       param_dtype=self.param_dtype,
     )
@@ -79,7 +94,24 @@ class MultiHeadDotProductAttention(nn.Module):
         nn.LayerNorm, epsilon=self.norm_eps, use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype
       )
       query, key = norm(name='query_ln')(query), norm(name='key_ln')(key)
-    query = query * head_dim**-0.5
+    if self.implementation == 'cudnn':
+      gathered = fused_attend(query, key, value, num_tokens)
+    elif (
+      relative_keys is not None
+      or (train and self.dropout_rate > 0)
+      or self.is_mutable_collection('intermediates')
+      or self.has_variable('perturbations', 'attention')
+    ):
+      gathered = self._by_probabilities(query, key, value, relative_keys, train)
+    else:
+      gathered = attend(query, key, value)
+    return Affine((width,), 2, dtype=self.dtype, param_dtype=self.param_dtype, name='out')(gathered)
+
+  def _by_probabilities(
+    self, query: Array, key: Array, value: Array, relative_keys: Array | None, train: bool
+  ) -> Array:
+    """Returns [n, l_q, k, e]; the probabilities pass dropout and are sown."""
+    query = query * query.shape[-1] ** -0.5
     logits = jnp.einsum('nqke,njke->nkqj', query, key, preferred_element_type=jnp.float32)
     if relative_keys is not None:
       relative_keys = relative_keys.astype(self.dtype)
@@ -90,13 +122,4 @@ class MultiHeadDotProductAttention(nn.Module):
     if self.has_variable('perturbations', 'attention'):
       weights += self.get_variable('perturbations', 'attention')
     weights = nn.Dropout(self.dropout_rate)(weights, deterministic=not train).astype(self.dtype)
-    gathered = jnp.einsum('nkqj,njke->nqke', weights, value)
-    out = nn.DenseGeneral(
-      width,
-      axis=(-2, -1),
-      kernel_init=nn.initializers.xavier_uniform(),
-      dtype=self.dtype,
-      param_dtype=self.param_dtype,
-      name='out',
-    )
-    return out(gathered)
+    return jnp.einsum('nkqj,njke->nqke', weights, value)

@@ -14,6 +14,7 @@ import numpy as np
 from vitjax.config.schema import ModelConfig
 from vitjax.config.variants import ViTSize
 from vitjax.models.attention import MultiHeadDotProductAttention
+from vitjax.models.dense import Affine
 from vitjax.models.embeddings import PositionTable
 from vitjax.parallel.constrain import constrain
 from vitjax.parallel.mesh import BATCH_AXES
@@ -43,16 +44,12 @@ class MlpBlock(nn.Module):
   def __call__(self, x: Array, *, train: bool = False) -> Array:
     """Returns [n, l, d] from [n, l, d]."""
     dense = functools.partial(
-      nn.Dense,
-      kernel_init=nn.initializers.xavier_uniform(),
-      bias_init=nn.initializers.normal(1e-6),
-      dtype=self.dtype,
-      param_dtype=self.param_dtype,
+      Affine, bias_init=nn.initializers.normal(1e-6), dtype=self.dtype, param_dtype=self.param_dtype
     )
     width = x.shape[-1]
-    x = nn.gelu(dense(self.mlp_dim, name='Dense_0')(x), approximate=self.gelu == 'tanh')
+    x = nn.gelu(dense((self.mlp_dim,), name='Dense_0')(x), approximate=self.gelu == 'tanh')
     x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)
-    x = dense(width, name='Dense_1')(x)
+    x = dense((width,), name='Dense_1')(x)
     return nn.Dropout(self.dropout_rate)(x, deterministic=not train)
 
 
@@ -127,6 +124,7 @@ class EncoderBlock(nn.Module):
     grid: (h, w) patches.
     train: apply dropout and stochastic depth.
     return_tokens: put out the tokens a second time, for a scan to stack.
+    num_tokens: how many of the tokens are no padding; None: all.
 
   Source: ViT (arXiv 2010.11929) eq. 2-3; parallel: ViT-22B (2302.05442) section 2.
   Differs from source: ViT-22B's LayerNorms have neither bias nor centring; here they have no bias.
@@ -137,6 +135,7 @@ class EncoderBlock(nn.Module):
   grid: tuple[int, int]
   train: bool
   return_tokens: bool = False
+  num_tokens: int | None = None
 
   @nn.compact
   def __call__(self, x: Array, rate: Array, shared: Array | None) -> tuple[Array, Array | None]:
@@ -178,9 +177,10 @@ class EncoderBlock(nn.Module):
       use_qkv_bias=self.size.use_qkv_bias,
       norm_eps=self.config.norm_eps,
       dropout_rate=self.config.attention_dropout_rate,
+      implementation=self.config.attention,
       **self._dtypes(),
     )
-    y = attention(y, y, relative, train=self.train)
+    y = attention(y, y, relative, train=self.train, num_tokens=self.num_tokens)
     return self._gain(nn.Dropout(self.config.dropout_rate)(y, deterministic=not self.train))
 
   def _mlp(self, y: Array) -> Array:
@@ -245,9 +245,13 @@ class Encoder(nn.Module):
       if config.position_at == 'stem':
         x, shared = x + shared, None
     x = nn.Dropout(config.dropout_rate)(x, deterministic=not self.train)
+    num_tokens = x.shape[1]
+    if config.attention == 'cudnn' and num_tokens % 2 and shared is None and not has_tables_per_block(config):
+      x = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))  # once here, or in every block
     run = self._scan if config.layers == 'scan' else self._loop
-    x, features = run(x, drop_rates(config, self.size.depth), shared)
-    features = {f'block{i:02d}': tokens for i, tokens in enumerate(features)}
+    x, features = run(x, drop_rates(config, self.size.depth), shared, num_tokens)
+    x = x[:, :num_tokens]
+    features = {f'block{i:02d}': tokens[:, :num_tokens] for i, tokens in enumerate(features)}
     if config.final_norm == 'pooled':
       return x, features
     norm = nn.LayerNorm(
@@ -259,18 +263,22 @@ class Encoder(nn.Module):
     )
     return norm(x), features
 
-  def _block(self, wrap: Callable[[Any], Any], name: str) -> Any:
+  def _block(self, wrap: Callable[[Any], Any], num_tokens: int, name: str) -> Any:
     block = wrap(_rematerialised(EncoderBlock, self.config))
-    return block(self.config, self.size, self.grid, self.train, self.return_features, name=name)
+    return block(self.config, self.size, self.grid, self.train, self.return_features, num_tokens, name=name)
 
-  def _loop(self, x: Array, rates: np.ndarray, shared: Array | None) -> tuple[Array, list[Array]]:
+  def _loop(
+    self, x: Array, rates: np.ndarray, shared: Array | None, num_tokens: int
+  ) -> tuple[Array, list[Array]]:
     features = []
     for i, rate in enumerate(rates):
-      x, tokens = self._block(lambda block: block, f'encoderblock_{i}')(x, rate, shared)
+      x, tokens = self._block(lambda block: block, num_tokens, f'encoderblock_{i}')(x, rate, shared)
       features += [tokens] if self.return_features else []
     return x, features
 
-  def _scan(self, x: Array, rates: np.ndarray, shared: Array | None) -> tuple[Array, list[Array]]:
+  def _scan(
+    self, x: Array, rates: np.ndarray, shared: Array | None, num_tokens: int
+  ) -> tuple[Array, list[Array]]:
     lift: Any = nn.scan  # its annotations do not allow nn.broadcast inside in_axes
     scan = functools.partial(
       lift,
@@ -279,5 +287,5 @@ class Encoder(nn.Module):
       in_axes=(0, nn.broadcast),
       length=self.size.depth,
     )
-    x, tokens = self._block(scan, 'encoderblock')(x, jnp.asarray(rates), shared)
+    x, tokens = self._block(scan, num_tokens, 'encoderblock')(x, jnp.asarray(rates), shared)
     return x, list(tokens) if self.return_features else []

@@ -7,6 +7,7 @@ Axis letters: n batch, h w grid, c channels, l tokens, d width, k heads, e head 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -19,8 +20,10 @@ from vitjax.models.embeddings import check_channels, check_images, check_patches
 from vitjax.models.encoder import Encoder
 from vitjax.models.heads import apply_head, pool_tokens
 from vitjax.models.resnet import apply_hybrid_stem
+from vitjax.ops.attention import fused_attend_fits
 from vitjax.parallel.constrain import constrain
 from vitjax.parallel.mesh import BATCH_AXES
+from vitjax.parallel.tuning import attention_for
 
 Array = jax.Array
 
@@ -36,6 +39,8 @@ class VisionTransformer(nn.Module):
     config: every knob.
     variant: the sizes that `config` resolves to.
     num_classes: outputs; 0: no head.
+    device_class: the devices it will run on, as parallel.tuning names them, to choose between forms of the same
+      function; None: those that jax would use.
 
   Source: ViT (arXiv 2010.11929); `Encoder`, `PositionTable`, `MAPHead` name theirs.
   """
@@ -43,6 +48,7 @@ class VisionTransformer(nn.Module):
   config: ModelConfig
   variant: ViTVariant
   num_classes: int
+  device_class: str | None = None
 
   @nn.compact
   def __call__(
@@ -70,7 +76,7 @@ class VisionTransformer(nn.Module):
     Raises:
       DataError: images of a shape, dtype or size that does not fit the model or its position table.
     """
-    config = self.config
+    config = dataclasses.replace(self.config, attention=self._attention(train))
     dtype, param_dtype = jnp.dtype(config.dtype), jnp.dtype(config.param_dtype)
     patches = self._patches(images, dtype, param_dtype)
     if edit_patches is not None:
@@ -93,6 +99,19 @@ class VisionTransformer(nn.Module):
     if return_features:
       return logits, {**out, 'tokens': tokens, 'pooled': pooled, 'pre_logits': pre_logits}
     return logits
+
+  def _attention(self, train: bool) -> str:
+    """Returns 'cudnn' where the devices have it and nothing needs the probabilities themselves, else 'plain'."""
+    config, size = self.config, self.variant.size
+    needed = (
+      config.position == 'relative'
+      or (train and config.attention_dropout_rate > 0)
+      or self.is_mutable_collection('intermediates')
+      or 'perturbations' in self.variables
+    )
+    if needed or not fused_attend_fits(jnp.dtype(config.dtype), size.width // size.num_heads):
+      return 'plain'
+    return attention_for(config, self.device_class)
 
   def _patches(self, images: Array, dtype: jnp.dtype, param_dtype: jnp.dtype) -> Array:
     """Returns the embedded patches [n, h, w, d] of images (or of a hybrid's feature map)."""

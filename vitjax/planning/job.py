@@ -10,6 +10,7 @@ from typing import Any
 from vitjax.config import Recipe
 from vitjax.errors import ConfigError
 from vitjax.parallel.hardware import Hardware
+from vitjax.parallel.tuning import device_class
 from vitjax.planning.compiling import CompiledStep, DoesNotFit, compile_step
 from vitjax.planning.expected import expected_collectives
 from vitjax.planning.memory import MemoryEstimate, ResidualCache, estimate_memory
@@ -104,7 +105,7 @@ def _estimated(
 def residual_cache(run: Run) -> ResidualCache:
   """Returns an empty cache for a run and its variations."""
   assert run.recipe.model.num_classes is not None
-  return ResidualCache(run.recipe, run.recipe.model.num_classes)
+  return ResidualCache(run.recipe, run.recipe.model.num_classes, device_class(run.mesh.devices.flat[0]))
 
 
 def compile_job(job: Job) -> Job:

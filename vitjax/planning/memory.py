@@ -123,7 +123,9 @@ def padded_bytes(shape: tuple[int, ...], dtype: Any, lanes: Iterable[int] | None
   return round(size * min(ratios))
 
 
-def trace_residuals(recipe: Recipe, *, num_classes: int, rows: int, remat: str) -> Residuals:
+def trace_residuals(
+  recipe: Recipe, *, num_classes: int, rows: int, remat: str, device_class: str | None = None
+) -> Residuals:
   """Returns what the loss of `rows` examples keeps for its gradient. Traces (seconds); computes and compiles nothing.
 
   Args:
@@ -131,12 +133,13 @@ def trace_residuals(recipe: Recipe, *, num_classes: int, rows: int, remat: str) 
     num_classes: outputs of the head.
     rows: examples of one device and micro-batch.
     remat: the policy, in place of model.remat.
+    device_class: as in parallel.tuning; attention keeps other arrays on other devices. None: jax's own device.
   """
   variant = resolve_variant(recipe.model)
   is_vit = isinstance(variant, ViTVariant)
   if is_vit:
     recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, layers='scan', remat=remat))
-  objective = build_objective(recipe, num_classes=num_classes)
+  objective = build_objective(recipe, num_classes=num_classes, device_class=device_class)
   key = jax.eval_shape(lambda: jax.random.key(0))
   params = jax.eval_shape(objective.init, key)
   raw = {
@@ -170,12 +173,15 @@ class ResidualCache:
 
   recipe: Recipe
   num_classes: int
+  device_class: str | None = None
   known: dict[tuple[int, str], Residuals] = dataclasses.field(default_factory=dict)
 
   def __call__(self, rows: int, remat: str) -> Residuals:
     """Returns the residuals of `rows` examples under a remat policy."""
     if (rows, remat) not in self.known:
-      traced = trace_residuals(self.recipe, num_classes=self.num_classes, rows=rows, remat=remat)
+      traced = trace_residuals(
+        self.recipe, num_classes=self.num_classes, rows=rows, remat=remat, device_class=self.device_class
+      )
       self.known[rows, remat] = traced
     return self.known[rows, remat]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from vitjax.parallel.constrain import on_mesh
 from vitjax.parallel.hardware import peak_flops_per_s
 from vitjax.parallel.mesh import batch_sharding, local_share, make_mesh, replicated, to_global
 from vitjax.parallel.prefetch import Prefetch
+from vitjax.parallel.tuning import compiler_options, device_class, keep_freed_memory, tuning_for
 from vitjax.training.state import TrainState, init_state, state_shardings
 from vitjax.training.step import make_train_step
 
@@ -131,7 +133,12 @@ def build(recipe: Recipe, *, devices: Sequence[Any] | None = None) -> Run:
   total_steps = steps(recipe.total)
 
   mesh = make_mesh(recipe.parallel, devices)
-  objective = build_objective(recipe, num_classes=num_classes)
+  kind = device_class(mesh.devices.flat[0])
+  _check_attention(recipe, kind)
+  if tuning_for(kind).keep_freed_memory:
+    keep_freed_memory()
+  jit = functools.partial(jax.jit, compiler_options=compiler_options(kind))
+  objective = build_objective(recipe, num_classes=num_classes, device_class=kind)
   schedule = make_schedule(
     recipe.optim, total_steps=total_steps, batch_size=recipe.data.batch_size, num_examples=len(source)
   )
@@ -154,8 +161,8 @@ def build(recipe: Recipe, *, devices: Sequence[Any] | None = None) -> Run:
     schedule=schedule,
     abstract_state=jax.tree.map(_with_sharding, shapes, shardings),
     init_fn=jax.jit(on_mesh(mesh, init_fn), out_shardings=shardings),
-    step_fn=jax.jit(on_mesh(mesh, train_step), donate_argnums=0, out_shardings=(shardings, None)),
-    predict_fn=jax.jit(on_mesh(mesh, objective.predict), out_shardings=replicated(mesh)),
+    step_fn=jit(on_mesh(mesh, train_step), donate_argnums=0, out_shardings=(shardings, None)),
+    predict_fn=jit(on_mesh(mesh, objective.predict), out_shardings=replicated(mesh)),
     evaluators={
       name: build_evaluator(name, recipe, objective=objective, sources=of_evals, mesh=mesh)
       for name in recipe.evals
@@ -199,6 +206,14 @@ def _open_sources(recipe: Recipe) -> tuple[Source, dict[str, Source]]:
   if problems:
     raise DataError('the data of this recipe cannot be used:', problems)
   return opened.pop('data.source'), opened
+
+
+def _check_attention(recipe: Recipe, kind: str) -> None:
+  """Raises ConfigError for a kernel that these devices lack; 'auto' fits everywhere."""
+  if recipe.model.attention == 'cudnn' and tuning_for(kind).attention != 'cudnn':
+    expected = f"'auto' or 'plain' on devices of class {kind!r}"
+    hint = 'cuDNN attention needs NVIDIA GPUs of compute capability 8.0 or more'
+    raise ConfigError('the devices lack a kernel', [Problem('model.attention', "'cudnn'", expected, hint)])
 
 
 def _check_classes(num_classes: int, source: Source, judging_head: Sequence[Source]) -> None:

@@ -367,10 +367,20 @@ VIT_VALUES = {
   'position_at': 'every_layer', 'representation_size': 32, 'num_registers': 1, 'dropout_rate': 0.1,
   'attention_dropout_rate': 0.1, 'stochastic_depth_rate': 0.1, 'layer_scale_init': 0.1, 'qk_norm': True,
   'parallel_blocks': False, 'norm_eps': 1e-5, 'final_norm': 'pooled', 'gelu': 'exact', 'layers': 'scan',
+  'attention': 'plain',
 }  # fmt: skip
 MUTATIONS += [
   ({'model.variant': 'R50x1', f'model.{name}': value}, f'model.{name}', 'a transformer variant')
   for name, value in VIT_VALUES.items()
+]
+
+
+BF16 = {'model.dtype': 'bfloat16', 'model.attention': 'cudnn'}
+MUTATIONS += [
+  ({'model.attention': 'cudnn'}, 'model.attention', "model.dtype = 'bfloat16'"),
+  ({**BF16, 'model.position': 'relative'}, 'model.attention', "other than 'relative'"),
+  ({**BF16, 'model.attention_dropout_rate': 0.1}, 'model.attention', 'model.attention_dropout_rate = 0'),
+  ({**BF16, 'model.width': 768, 'model.num_heads': 4}, 'model.attention', 'a head dim (here 192)'),
 ]
 
 

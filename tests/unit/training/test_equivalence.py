@@ -1,6 +1,7 @@
 """The same losses on any mesh, in any layer form, with and without remat and accumulation: the promise of step.py."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -11,8 +12,8 @@ from vitjax.training import build
 NUM_STEPS = 20
 
 
-def losses(num_devices, **edits):
-  """Returns the training loss of NUM_STEPS steps on the first num_devices devices."""
+def losses(num_devices, num_steps=NUM_STEPS, **edits):
+  """Returns the training loss of num_steps steps on the first num_devices devices."""
   devices = jax.devices()[:num_devices]
   run = build(tiny.tiny_recipe(**edits), devices=devices)
   state = run.init_fn()
@@ -22,7 +23,7 @@ def losses(num_devices, **edits):
     state = state.replace(params=jax.device_put(stack_blocks(loop_run.init_fn().params), shardings))
   values = []
   batches = run.batches(0)
-  for _ in range(NUM_STEPS):
+  for _ in range(num_steps):
     state, metrics = run.step_fn(state, next(batches))
     values.append(float(metrics['loss']))
   assert bool(metrics['finite'])
@@ -58,3 +59,33 @@ CASES = {
 def test_losses_equal_the_reference(case, reference):
   num_devices, edits = CASES[case]
   np.testing.assert_allclose(losses(num_devices, **edits), reference, rtol=1e-5)
+
+
+NUM_LONG_STEPS = 50
+
+
+def _by_definition(query, key, value):
+  logits = jnp.einsum('nqke,njke->nkqj', query, key) / np.float32(np.sqrt(query.shape[-1]))
+  return jnp.einsum('nkqj,njke->nqke', jax.nn.softmax(logits, axis=-1), value)
+
+
+def _by_autodiff(x, kernel, num_axes=1):
+  return jnp.tensordot(x, kernel, num_axes)
+
+
+PLAIN = {
+  'dense': ('vitjax.models.dense.contract', _by_autodiff),
+  'attention': ('vitjax.models.attention.attend', _by_definition),
+}
+
+
+@pytest.fixture(scope='module')
+def fast_losses():
+  return losses(1, num_steps=NUM_LONG_STEPS, total='50 steps')
+
+
+@pytest.mark.parametrize('lever', PLAIN)
+def test_each_fast_form_keeps_the_losses_of_the_plain_one(lever, fast_losses, monkeypatch):
+  monkeypatch.setattr(*PLAIN[lever])
+  plain = losses(1, num_steps=NUM_LONG_STEPS, total='50 steps')
+  np.testing.assert_allclose(fast_losses, plain, rtol=1e-4)

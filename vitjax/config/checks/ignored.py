@@ -114,7 +114,7 @@ EVAL_USES = (
 VIT_ONLY = (
   'width', 'depth', 'mlp_dim', 'num_heads', 'patch_size', 'pool', 'position', 'position_at', 'num_registers',
   'representation_size', 'dropout_rate', 'attention_dropout_rate', 'stochastic_depth_rate',
-  'layer_scale_init', 'qk_norm', 'parallel_blocks', 'norm_eps', 'final_norm', 'gelu', 'layers',
+  'layer_scale_init', 'qk_norm', 'parallel_blocks', 'norm_eps', 'final_norm', 'gelu', 'layers', 'attention',
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ def check_model(found: Findings) -> None:
     _check_width(found, size)
     _check_positions(found, size)
     _check_patches(found, variant, size)
+    _check_attention(found, size)
   if found.good('objective.name') and found.recipe.objective.name == 'masked_patch':
     _check_headless(found, variant)
   else:
@@ -99,6 +100,27 @@ def _check_headless(found: Findings, variant: ViTVariant | ResNetVariant | None)
       where = path.rpartition('.')[0]
       hint = 'Judge frozen features: fewshot, knn or linear_probe'
       found.add(f'{where}.kind', f'an evaluator of features with {name}: there is no head', hint)
+
+
+def _check_attention(found: Findings, size: Sizes) -> None:
+  """Reports what cuDNN's attention cannot do, since it would then be ignored."""
+  model = found.recipe.model
+  if not found.good('model.attention') or model.attention != 'cudnn':
+    return
+  reasons = []
+  if found.good('model.dtype') and model.dtype != 'bfloat16':
+    reasons.append("model.dtype = 'bfloat16'")
+  if found.good('model.position') and model.position == 'relative':
+    reasons.append("a model.position other than 'relative'")
+  if found.good('model.attention_dropout_rate') and model.attention_dropout_rate:
+    reasons.append('model.attention_dropout_rate = 0')
+  if found.good('model.width', 'model.num_heads') and size.width % size.num_heads == 0:
+    head_dim = size.width // size.num_heads
+    if head_dim % 8 or head_dim > 128:
+      reasons.append(f'a head dim (here {head_dim}) that is a multiple of 8 and at most 128')
+  if reasons:
+    expected = f"'auto' or 'plain', since cuDNN's attention needs {', '.join(reasons)}"
+    found.add('model.attention', expected, "'auto' uses it wherever it can be used")
 
 
 def _check_classes(found: Findings) -> None:
