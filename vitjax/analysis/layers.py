@@ -92,7 +92,9 @@ def layer_maps(loaded: Loaded, params: Any, images: jax.Array) -> dict[str, jax.
 
 
 def mapped(loaded: Loaded, images: Any, *, batch_size: int = 16) -> Iterator[dict[str, np.ndarray]]:
-  """Yields `layer_maps` of the images, batch by batch, as float32 numpy."""
+  """Yields `layer_maps` of the images, batch by batch, as float32 numpy, in the order of `layer_names`."""
   run = jax.jit(functools.partial(layer_maps, loaded))
   for batch in loaded.inputs(images, batch_size):
-    yield {name: np.asarray(x, np.float32) for name, x in run(loaded.params, batch).items()}
+    # jit hands dicts back sorted by key, with 'block 10' before 'block 2'.
+    out = run(loaded.params, batch)
+    yield {name: np.asarray(out[name], np.float32) for name in layer_names(loaded)}

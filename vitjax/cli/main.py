@@ -20,6 +20,7 @@ COMMANDS = {
   'experiment': 'run a comparison over seeds and write its page: table, plot, claims',
   'eval': "evaluate a checkpoint on its recipe's splits, or on others",
   'probe': 'judge frozen features: few-shot, nearest neighbours or a linear probe, against raw pixels',
+  'analyze': 'what a model does: attention, positions, features, receptive fields; one HTML page',
   'predict': 'classify images with a checkpoint: top-5 with class names',
   'export': 'write a model as official .npz, timm or Hugging Face files',
   'data': 'show what the model will see: a contact sheet and counts per class',

@@ -129,6 +129,14 @@ def test_cells_average_by_overlap():
   assert analysis.pooled_cells(x, 2)[0, 0] == pytest.approx(first)
 
 
+def test_maps_come_in_the_order_of_layers_also_with_ten_blocks():
+  loaded, images = tiny_loaded(depth=11, layers='scan'), tiny_images(2)
+  maps = next(analysis.mapped(loaded, images))
+  assert list(maps) == [*(f'block {i + 1}' for i in range(11)), 'final norm']
+  second = loaded.features(images, layer=1, tokens=True)[:, 1:]
+  np.testing.assert_allclose(maps['block 2'].reshape(second.shape), second, atol=1e-5)
+
+
 def test_layers_of_a_vit_and_a_resnet_can_be_compared():
   vit, resnet, images = tiny_loaded(), tiny_loaded(RESNET), tiny_images(4)
   found = analysis.layer_similarity(vit, resnet, images, batch_size=2)
