@@ -69,7 +69,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     num_shown=args.num_shown,
   )
   out = pathlib.Path(args.out)
-  with _progress(len(studies)) as advance:
+  with progress(len(studies)) as advance:
     sections, left_out = report.write_report(subject, out, studies=studies, advance=advance)
   for section in sections:
     print(f'\n{section.title}\n  {section.headline}')
@@ -86,7 +86,7 @@ def _name(path: str) -> str:
 
 
 @contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[str], None]]:
+def progress(total: int) -> Iterator[Callable[[str], None]]:
   """Shows a bar over studies on a terminal, a line per study elsewhere; yields the function that starts one."""
   from rich.console import Console
   from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

@@ -23,6 +23,7 @@ COMMANDS = {
   'analyze': 'what a model does: attention, positions, features, receptive fields; one HTML page',
   'predict': 'classify images with a checkpoint: top-5 with class names',
   'export': 'write a model as official .npz, timm or Hugging Face files',
+  'complexity': 'what convolution, recurrence and self-attention cost: formulas, counts, times',
   'data': 'show what the model will see: a contact sheet and counts per class',
   'plan': 'memory, communication, speed and cost of a job on hardware that is not there',
   'quickstart': 'pretrain on MNIST, transfer to digits, compare: minutes on a laptop',

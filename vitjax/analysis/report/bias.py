@@ -99,7 +99,9 @@ def shift(subject: Subject) -> Section | LeftOut:
   fine = sorted({s for s in (1, 2, 4, 8, stride // 2, stride, 2 * stride) if 0 < s <= side // 4})
   results = [(subject.name, translation_probe(subject.loaded, subject.paths, fine, labels=subject.labels))]
   if subject.other is not None:
-    results.append((subject.other_name, translation_probe(subject.other, subject.paths, fine)))
+    results.append(
+      (subject.other_name, translation_probe(subject.other, subject.paths, fine, labels=subject.other_labels))
+    )
   own = results[0][1]
   pictures = (
     Picture(
@@ -151,7 +153,9 @@ def shuffle(subject: Subject) -> Section | LeftOut:
   )
   results = [(subject.name, shuffle_probe(subject.loaded, subject.paths, tiles, labels=subject.labels))]
   if subject.other is not None and subject.other.preprocess.image_size == (h, w):
-    results.append((subject.other_name, shuffle_probe(subject.other, subject.paths, tiles)))
+    results.append(
+      (subject.other_name, shuffle_probe(subject.other, subject.paths, tiles, labels=subject.other_labels))
+    )
   own = results[0][1]
   figure, axes = draw.canvas(1, min(len(own.strengths), 4), height=1.85)
   for axis, count in zip(axes[0], own.strengths, strict=False):

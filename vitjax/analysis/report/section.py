@@ -38,6 +38,12 @@ class Subject:
   num_shown: int
 
   @property
+  def other_labels(self) -> np.ndarray | None:
+    """Labels for the second model: the same, if it has the same classes."""
+    same = self.other is not None and self.other.class_names == self.loaded.class_names
+    return self.labels if same else None
+
+  @property
   def shown(self) -> np.ndarray:
     """Pixels of the images that figures show, uint8 [s, h, w, 3]: spread evenly over the folder."""
     return self.pixels[self.shown_index]

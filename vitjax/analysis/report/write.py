@@ -74,6 +74,8 @@ def make_subject(
   known = {name: i for i, name in enumerate(loaded.class_names)}
   labels = np.array([known[f] for f in folders]) if all(f in known for f in folders) else None
   stacked = np.stack(pixels)
+  if other is not None and other_name == name:
+    other_name = f'{name} (2)'
   inputs = np.concatenate(list(loaded.inputs(stacked, 64)))
   return Subject(loaded, name, tuple(paths), stacked, inputs, labels, other, other_name, num_shown)
 
