@@ -80,6 +80,7 @@ def test_exponents_and_crossings_of_planted_curves():
   assert scaling.crossing(sizes, linear, [10 * s for s in sizes]) is None
 
 
+@pytest.mark.slow
 def test_the_command_writes_tables_plot_and_csv(tmp_path, capsys):
   assert main(['complexity', '--smoke', '--repeats=1', f'--out={tmp_path}']) == 0
   printed = capsys.readouterr().out

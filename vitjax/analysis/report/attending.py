@@ -27,7 +27,7 @@ def distance(subject: Subject) -> Section | LeftOut:
   found = attention_distance(subject.loaded, subject.inputs)
   depth, num_heads = found.mean.shape
   block = np.arange(1, depth + 1)
-  figure, axes = draw.canvas(height=3.9)
+  figure, axes = draw.canvas(height=3.5)
   plot = axes[0, 0]
   for head in range(num_heads):
     shift = (head - (num_heads - 1) / 2) * 0.5 / max(num_heads, 1)
@@ -170,9 +170,9 @@ def _concentration(heat: np.ndarray) -> float:
 
 def _overlays(subject: Subject, maps: dict[str, np.ndarray], classes: np.ndarray | None) -> bytes:
   count = len(subject.shown)
-  figure, axes = draw.canvas(count, 1 + len(maps), height=1.66 * count + 0.8)
+  figure, axes = draw.canvas(count, 1 + len(maps), height=1.4 * count + 0.9)
   for i, pixels in enumerate(subject.shown):
-    draw.show(axes[i, 0], pixels, 'photograph' if i == 0 else '')
+    draw.show(axes[i, 0], pixels, 'image' if i == 0 else '')
     if classes is not None:
       axes[i, 0].set_xlabel(_short(subject.loaded.class_names[int(classes[i])]), fontsize=8)
     for j, (name, values) in enumerate(maps.items()):
@@ -214,15 +214,21 @@ def positions(subject: Subject) -> Section | LeftOut:
   h, w, _ = table.shape
   grid = (max(round(h * 1.5), 2), max(round(w * 1.5), 2))
   larger = resampled(table, grid)
-  figure, axes = draw.canvas(1, 2, height=3.55)
+  figure, axes = draw.canvas(1, 2, height=3.15)
   for axis, values, name in ((axes[0, 0], table, 'as loaded'), (axes[0, 1], larger, 'resampled')):
     rows, columns = values.shape[:2]
     drawn = draw.show(
-      axis, _grid_of_grids(values), f'{name}, {rows}x{columns}', cmap='viridis', vmin=-1, vmax=1
+      axis,
+      _grid_of_grids(values),
+      f'{name}, {rows}x{columns}',
+      cmap='viridis',
+      vmin=-1,
+      vmax=1,
+      interpolation='nearest',
     )
     axis.set_xlabel('column of the patch')
   axes[0, 0].set_ylabel('row of the patch')
-  draw.scale_bar(figure, drawn, axes, 'cosine', orientation='horizontal')
+  draw.scale_bar(figure, drawn, axes, 'cosine', orientation='horizontal', ticks=[-1, -0.5, 0, 0.5, 1])
   found = {name: position_structure(values) for name, values in tables.items()}
   found[f'{place}, resampled to {grid[0]}x{grid[1]}'] = position_structure(larger)
   first = found[place]

@@ -26,7 +26,7 @@ def field(subject: Subject) -> Section | LeftOut:
   )
   pixels = [subject.paths[i] for i in chosen]
   results = [(name, receptive_field(m, pixels, layers=_three(m))) for name, m in models]
-  height = 2.45 * len(results) + 0.2
+  height = 2.15 * len(results)
   figure, axes = draw.canvas(len(results), max(len(r.layers) for _, r in results), height=height)
   for axis in axes.ravel():
     axis.axis('off')
@@ -157,7 +157,7 @@ def shuffle(subject: Subject) -> Section | LeftOut:
       (subject.other_name, shuffle_probe(subject.other, subject.paths, tiles, labels=subject.other_labels))
     )
   own = results[0][1]
-  figure, axes = draw.canvas(1, min(len(own.strengths), 4), height=1.85)
+  figure, axes = draw.canvas(1, min(len(own.strengths), 4), height=1.6)
   for axis, count in zip(axes[0], own.strengths, strict=False):
     view = shuffled(subject.shown[0], count, np.random.default_rng(0))
     draw.show(axis, view, 'as it is' if count == 1 else f'{count}x{count} tiles')
@@ -170,7 +170,7 @@ def shuffle(subject: Subject) -> Section | LeftOut:
     ),
     Picture(
       'shuffle',
-      _curves(results, 'tiles per side', marks=None),
+      _curves(results, 'tiles per side (1: as it is)', marks=None),
       f'What is left when tiles are put in random order, mean of {own.num_images} images.',
       'Curves against the number of tiles per side.',
     ),
@@ -212,7 +212,7 @@ def _stride(loaded: Loaded) -> int:
 
 
 def _curves(results: list[tuple[str, ProbeResult]], label: str, marks: tuple[int, str] | None) -> bytes:
-  figure, axes = draw.canvas(height=3.2)
+  figure, axes = draw.canvas(height=2.9)
   plot = axes[0, 0]
   colours = (draw.BLUE, draw.ORANGE)
   for (name, found), colour in zip(results, colours, strict=False):
@@ -228,6 +228,8 @@ def _curves(results: list[tuple[str, ProbeResult]], label: str, marks: tuple[int
       marks[0], 0.02, f' {marks[1]}', color=draw.GREY, fontsize=8, transform=plot.get_xaxis_transform()
     )
   plot.set_xlabel(label)
+  if marks is None:
+    plot.set_xticks(results[0][1].strengths)
   plot.set_ylabel('1 = unchanged')
   values = np.concatenate(
     [v for _, r in results for v in (r.cosine, r.agreement, r.accuracy) if v is not None]

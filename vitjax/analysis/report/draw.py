@@ -1,4 +1,4 @@
-"""Figures in one style: at most 6.4 inches wide with text of 9 points, so that a phone shows them legibly."""
+"""Figures in one style: narrow with large text, so that a phone shows them legibly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
-WIDTH = 6.4
+WIDTH = 5.4  # inches; with text of 8 to 10 points
+_SMALLEST_PHOTO = 160  # pixels; smaller images are enlarged before a heat map is laid over them
 BLUE, ORANGE, GREY, RED = '#2563a8', '#c2671b', '#6b7280', '#b3261e'
 HEAT = 'inferno'
 _STYLE = {
@@ -36,7 +37,7 @@ _STYLE = {
 def canvas(
   rows: int = 1, columns: int = 1, *, height: float, width: float = WIDTH, **options: object
 ) -> tuple[Figure, np.ndarray]:
-  """Returns a figure and its axes [rows, columns]."""
+  """Returns a figure of `height` and `width` inches and its axes [rows, columns]."""
   with matplotlib.rc_context(_STYLE):
     figure, axes = plt.subplots(
       rows, columns, figsize=(width, height), layout='constrained', squeeze=False, **options
@@ -48,7 +49,7 @@ def encoded(figure: Figure) -> bytes:
   """Returns the figure as PNG, and closes it."""
   buffer = io.BytesIO()
   with matplotlib.rc_context(_STYLE):
-    figure.savefig(buffer, format='png', dpi=170, facecolor='white')
+    figure.savefig(buffer, format='png', dpi=200, facecolor='white')
   plt.close(figure)
   return buffer.getvalue()
 
@@ -73,7 +74,7 @@ def enlarged(values: np.ndarray, size: Sequence[int], *, smooth: bool = True) ->
 
 
 def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
-  """Returns a photograph under a heat map, uint8 [h, w, 3]: grey where the map is 0, its colour at its maximum.
+  """Returns a photograph under a heat map, uint8 [H, W, 3]: grey where the map is 0, its colour at its maximum.
 
   The map is scaled to its own range between 0 and the 99.5th percentile, so that one hot patch does not turn
   all others dark.
@@ -82,6 +83,8 @@ def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
     pixels: uint8 [h, w, 3].
     heat: not negative [h', w'].
   """
+  factor = max(-(-_SMALLEST_PHOTO // max(pixels.shape[:2])), 1)
+  pixels = pixels.repeat(factor, axis=0).repeat(factor, axis=1)
   top = np.percentile(heat, 99.5)
   scaled = np.clip(enlarged(heat / max(top, 1e-30), pixels.shape[:2]), 0, 1)
   colour = plt.get_cmap(HEAT)(scaled)[..., :3]

@@ -21,7 +21,7 @@ def filters(subject: Subject) -> Section | LeftOut:
   count = len(found.components)
   columns = min(7, count)
   rows = -(-count // columns)
-  figure, axes = draw.canvas(rows, columns, height=0.98 * rows + 0.1)
+  figure, axes = draw.canvas(rows, columns, height=0.86 * rows + 0.1)
   for axis in axes.ravel():
     axis.axis('off')
   for i, component in enumerate(found.components):
@@ -69,10 +69,10 @@ def features(subject: Subject) -> Section | LeftOut:
   joint = feature_pca(last)
   subjects = feature_pca(last, threshold=_THRESHOLD, joint=False)
   count = len(shown)
-  figure, axes = draw.canvas(count, 4, height=1.66 * count + 0.3)
+  figure, axes = draw.canvas(count, 4, height=1.4 * count + 0.4)
   for i, pixels in enumerate(subject.shown):
     size = pixels.shape[:2]
-    draw.show(axes[i, 0], pixels, 'photograph' if i == 0 else '')
+    draw.show(axes[i, 0], pixels, 'image' if i == 0 else '')
     draw.show(axes[i, 1], _colours(plain.rgb[i], size), 'each image\nby itself' if i == 0 else '')
     draw.show(axes[i, 2], _colours(joint.rgb[i], size), 'all images\ntogether' if i == 0 else '')
     draw.show(axes[i, 3], _cut_out(subjects, i, size), 'foreground\nalone' if i == 0 else '')
@@ -128,7 +128,7 @@ def norms(subject: Subject) -> Section | LeftOut:
   names = layer_names(subject.loaded)[:-1]
   parts = [[maps[name] for name in names] for maps in mapped(subject.loaded, subject.inputs)]
   found = token_norms(names, [np.concatenate(layer) for layer in zip(*parts, strict=True)])
-  figure, axes = draw.canvas(1, 2, height=2.9)
+  figure, axes = draw.canvas(1, 2, height=2.6)
   block = np.arange(1, len(names) + 1)
   flat = found.norms.reshape(len(names), -1)
   low, middle, high, top = (np.percentile(flat, q, axis=1) for q in (5, 50, 95, 100))
@@ -148,7 +148,7 @@ def norms(subject: Subject) -> Section | LeftOut:
   count = len(last)
   columns = min(count, 3)
   rows = -(-count // columns)
-  places, place_axes = draw.canvas(rows, columns, height=2.1 * rows + 0.2)
+  places, place_axes = draw.canvas(rows, columns, height=1.75 * rows + 0.3)
   for axis in place_axes.ravel():
     axis.axis('off')
   for i, values in enumerate(last):
@@ -207,14 +207,14 @@ def similarity(subject: Subject) -> Section | LeftOut:
     )
   pictures, rows = [], []
   for i, (first, second, found) in enumerate(pairs):
-    figure, axes = draw.canvas(height=4.6, width=5.4)
+    figure, axes = draw.canvas(height=4.2, width=4.9)
     drawn = draw.show(axes[0, 0], found.cka, cmap='magma', vmin=0, vmax=1, origin='lower')
     for place, labels in ((axes[0, 0].set_xticks, found.second), (axes[0, 0].set_yticks, found.first)):
       step = max(len(labels) // 13, 1)
       place(range(0, len(labels), step), [_tick(label) for label in labels[::step]])
     axes[0, 0].tick_params(axis='x', rotation=90)
-    axes[0, 0].set_ylabel(first[:40])
-    axes[0, 0].set_xlabel(second[:40])
+    axes[0, 0].set_ylabel(_axis(first, found.first))
+    axes[0, 0].set_xlabel(_axis(second, found.second))
     draw.scale_bar(figure, drawn, axes, 'CKA')
     kind = 'with itself' if i == 0 else f'with {second}'
     pictures.append(
@@ -261,6 +261,10 @@ def similarity(subject: Subject) -> Section | LeftOut:
     rows=rows,
     numbers={f'{a} / {b}': found.cka.tolist() for a, b, found in pairs},
   )
+
+
+def _axis(name: str, layers: tuple[str, ...]) -> str:
+  return f'{name[:32]}, by block' if layers[0].startswith('block') else name[:40]
 
 
 def _tick(label: str) -> str:

@@ -90,7 +90,7 @@ def test_the_page_stands_alone_and_escapes_names(photos):
   assert found.ids == ['positions', 'filters']
   assert found.links == ['#positions', '#filters']
   assert len(found.sources) == 3 + 2
-  assert all(source.startswith('data:image/png;base64,') for source in found.sources)
+  assert all(source.startswith('data:image/webp;base64,') for source in found.sources)
   assert 'width=device-width' in text
   assert '<tiny>' not in text
   assert 'Left out: because.' in text
@@ -118,7 +118,8 @@ def test_analyze_end_to_end(photos, tmp_path, capsys):
   pictures = sorted((out / 'figures').glob('*.png'))
   assert len(pictures) == len(Page(text).sources) - 3
   for path in pictures:
-    assert PIL.Image.open(path).width <= 1200
+    with PIL.Image.open(path) as picture:
+      assert picture.width <= 1200
   with (out / 'numbers' / 'distance.csv').open() as file:
     rows = list(csv.DictReader(file))
   assert len(rows) == 2 * 4
