@@ -114,7 +114,8 @@ def _scaling_table(rows: Sequence[_Row]) -> str:
 def _pareto_table(jobs: Sequence[Job], front: Sequence[Job]) -> str:
   heading = ('', 'mesh', 'remat', 'GiB estimated', 'GiB compiled', 'step ms', 'MFU', 'comm.')
   lines = [heading, ('---',) * len(heading)]
-  others = [job for job in jobs if job.fits and not any(job is other for other in front)][:6]
+  others = [job for job in jobs if job.fits and not any(job is other for other in front)]
+  others = [job for i, job in enumerate(others) if i < 6 or job.compiled is not None]
   shown = sorted([*front, *others], key=lambda job: job.bounds.exposed_step_s if job.bounds else 0.0)
   for job in shown:
     assert job.bounds is not None
@@ -148,7 +149,7 @@ _PREAMBLE = """# Scaling, planned
 Written by `vitjax plan --scaling=FILE`. Bounds from data sheets, not measurements: matrix units at their bfloat16 peak,
 every array moved once, links at full rate; see `vitjax/planning/roofline.py`. Each row is the fastest mesh and remat
 policy that fits. *comm.* is the time of all collectives over the step time, *exposed* the part that stands on the
-critical path: tensor-parallel reductions in estimates, and in compiled rows what the compiler does not run
+critical path: in estimates all but the gathering of weights, in compiled rows what the compiler does not run
 asynchronously. *scaling* is images/s per device against the first row that fits. Memory is estimated unless a compiled
 figure stands beside it.
 """
