@@ -119,10 +119,14 @@ def decode_box(data: bytes, box: tuple[int, int, int, int]) -> np.ndarray:
 
 
 _per_thread = threading.local()
+# A giant among the images should not occupy memory for good.
+_KEPT_BYTES = 1 << 24
 
 
 def _scratch_of_thread(num_bytes: int) -> np.ndarray:
-  """Returns uint8 [at least num_bytes]; fresh memory for each image would cost as much as a fifth of its decoding."""
+  """Returns uint8 [at least num_bytes], which this thread keeps: fresh memory for each image costs page faults."""
+  if num_bytes > _KEPT_BYTES:
+    return np.empty(num_bytes, np.uint8)
   if not hasattr(_per_thread, 'scratch') or len(_per_thread.scratch) < num_bytes:
     _per_thread.scratch = np.empty(num_bytes, np.uint8)
   return _per_thread.scratch

@@ -25,6 +25,7 @@ typedef struct {
   int32_t first_code[17];  /* by length */
   int32_t first_index[17]; /* number of the first symbol of that length */
   int32_t limit[17];       /* one past the last code of that length */
+  uint8_t spec[16 + 256];  /* what it was built of; all zeros: nothing */
 } Huffman;
 
 typedef struct {
@@ -33,8 +34,11 @@ typedef struct {
   int count;     /* how many of them are loaded */
 } Reader;
 
+/* Builds a table, unless it is there from the image before, as with most encoders. Returns 0 where it is invalid. */
 static int build_huffman(Huffman *table, const HuffmanSpec *spec, int is_ac) {
-  memset(table->fast, 0, sizeof table->fast);
+  size_t spec_size = 16 + (size_t)spec->num_symbols;
+  if (!memcmp(table->spec, spec->counts, spec_size)) return 1;
+  memset(table, 0, sizeof *table);
   int code = 0, index = 0;
   for (int length = 1; length <= 16; length++) {
     int count = spec->counts[length - 1];
@@ -70,6 +74,7 @@ static int build_huffman(Huffman *table, const HuffmanSpec *spec, int is_ac) {
     }
     table->several[i] = length | before << 16 | advance << 24;
   }
+  memcpy(table->spec, spec->counts, spec_size); /* the symbols follow the counts */
   return 1;
 }
 

@@ -15,6 +15,8 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <pthread.h>
+
 #include "jpeg_entropy.h"
 #include "jpeg_pixels.h"
 
@@ -126,6 +128,41 @@ WIDE static void write_rgb(const Jpeg *jpeg, const Plane planes[3], const Box *b
   }
 }
 
+/* A giant among the images should not occupy memory for good. */
+#define KEPT_BYTES (16 << 20)
+
+/* What a thread keeps from image to image: fresh memory costs page faults, fresh tables cost time. */
+typedef struct {
+  Huffman dc[4], ac[4];
+  uint8_t *memory;
+  size_t size;
+} Workspace;
+
+static pthread_key_t workspace_key;
+
+static void free_workspace(void *workspace) {
+  free(((Workspace *)workspace)->memory);
+  free(workspace);
+}
+
+/* Returns this thread's workspace with at least `size` bytes of memory, or NULL. */
+static Workspace *workspace_of_thread(size_t size) {
+  Workspace *workspace = pthread_getspecific(workspace_key);
+  if (!workspace) {
+    workspace = calloc(1, sizeof *workspace);
+    if (!workspace || pthread_setspecific(workspace_key, workspace)) {
+      free(workspace);
+      return NULL;
+    }
+  }
+  if (workspace->size < size) {
+    free(workspace->memory);
+    workspace->memory = malloc(size);
+    workspace->size = workspace->memory ? size : 0;
+  }
+  return workspace->memory ? workspace : NULL;
+}
+
 /* Decodes the box into rgb[height][width][3]; 0: refused. */
 static int read_region(const uint8_t *data, size_t size, const Box *box, uint8_t *rgb) {
   Jpeg jpeg;
@@ -138,13 +175,11 @@ static int read_region(const uint8_t *data, size_t size, const Box *box, uint8_t
   size_t rows = units.last_row - units.first_row + 1, columns = units.last_column - units.first_column + 1;
   size_t luma = 64 * rows * columns * jpeg.across * jpeg.down, chroma = 64 * rows * columns;
   size_t line = ((size_t)box->width + 47) & ~(size_t)15, scan = (size_t)(jpeg.end - jpeg.scan) + READ_AHEAD;
-  size_t tables = 8 * sizeof(Huffman);
-  uint8_t *memory = malloc(tables + 10 * line + luma + 2 * chroma + scan);
-  if (!memory) return 0;
-  Huffman *table = (Huffman *)memory;
-  int16_t *sums = (int16_t *)(memory + tables);
+  Workspace *workspace = workspace_of_thread(10 * line + luma + 2 * chroma + scan);
+  if (!workspace) return 0;
+  int16_t *sums = (int16_t *)workspace->memory;
   uint16_t *lines[2] = {(uint16_t *)sums + line, (uint16_t *)sums + line + line / 2};
-  uint8_t *parts = memory + tables + 4 * line, *row = parts + 3 * line;
+  uint8_t *parts = workspace->memory + 4 * line, *row = parts + 3 * line;
   uint8_t *samples = row + 3 * line, *stream = samples + luma + 2 * chroma;
   Plane planes[3];
   Huffman *dc[3], *ac[3];
@@ -158,21 +193,20 @@ static int read_region(const uint8_t *data, size_t size, const Box *box, uint8_t
                         (jpeg.width + part_across - 1) / part_across,
                         8 * h * columns,
                         samples + (i ? luma + (i - 1) * chroma : 0)};
-    dc[i] = &table[jpeg.dc_of[i]];
-    ac[i] = &table[4 + jpeg.ac_of[i]];
-    int known = 0; /* Cb and Cr mostly share their tables */
-    for (int j = 0; j < i; j++) known |= jpeg.dc_of[j] == jpeg.dc_of[i];
-    good = known || build_huffman(dc[i], &jpeg.dc[jpeg.dc_of[i]], 0);
-    known = 0;
-    for (int j = 0; j < i; j++) known |= jpeg.ac_of[j] == jpeg.ac_of[i];
-    good = good && (known || build_huffman(ac[i], &jpeg.ac[jpeg.ac_of[i]], 1));
+    dc[i] = &workspace->dc[jpeg.dc_of[i]];
+    ac[i] = &workspace->ac[jpeg.ac_of[i]];
+    good = build_huffman(dc[i], &jpeg.dc[jpeg.dc_of[i]], 0) && build_huffman(ac[i], &jpeg.ac[jpeg.ac_of[i]], 1);
   }
   if (good) {
     Reader reader = {stream, stream + unstuff(stream, jpeg.scan, jpeg.end), 0, 0};
     good = read_units(&jpeg, dc, ac, &units, planes, &reader);
   }
   if (good) write_rgb(&jpeg, planes, box, sums, lines, parts, row, rgb);
-  free(memory);
+  if (workspace->size > KEPT_BYTES) {
+    free(workspace->memory);
+    workspace->memory = NULL;
+    workspace->size = 0;
+  }
   return good;
 }
 
@@ -219,4 +253,9 @@ static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, "_jpeg_region", "Rectangles of baseline JPEGs; see jpeg_region.c.", 0, methods,
     NULL, NULL, NULL, NULL};
 
-PyMODINIT_FUNC PyInit__jpeg_region(void) { return PyModule_Create(&definition); }
+PyMODINIT_FUNC PyInit__jpeg_region(void) {
+  static int made; /* the import lock is held */
+  if (!made && pthread_key_create(&workspace_key, free_workspace)) return PyErr_NoMemory();
+  made = 1;
+  return PyModule_Create(&definition);
+}
