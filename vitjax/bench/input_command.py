@@ -32,7 +32,7 @@ def bench_input(
   Args:
     recipe: its data section is measured; its model decides whether this host feeds its devices.
     photos: read photographs of ImageNet's size, made for the purpose, rather than the recipe's source.
-    out: Markdown file to write; the picture goes beside it, as .png.
+    out: folder to write INPUT.md and INPUT.png to.
     peers: Markdown file of benchmarks/input_peers.py to include.
     mfu: assumed model FLOPs utilisation of the accelerators.
     seconds: to run the pipeline for; the whole takes about twice as long.
@@ -54,7 +54,7 @@ def bench_input(
   num_classes = source.num_classes if photos or recipe.model.num_classes is None else recipe.model.num_classes
   warning = shortage(recipe, report, num_classes=num_classes, devices=jax.local_devices(), mfu=mfu)
   if out is not None:
-    page = pathlib.Path(out)
+    page = pathlib.Path(out) / 'INPUT.md'
     picture = plot_input(report, page.with_suffix('.png'), mfu=mfu)
     comparison = pathlib.Path(peers).read_text(encoding='utf-8') if peers else ''
     page.write_text(input_page(report, mfu=mfu, picture=picture.name, peers=comparison), encoding='utf-8')

@@ -294,6 +294,8 @@ def _parallel(chunks: grain.MapDataset, config: DataConfig, chunks_per_step: int
 
 
 def _concatenate(batches: Sequence[Batch]) -> Batch:
+  if len(batches) == 1:
+    return batches[0]
   return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 

@@ -92,7 +92,7 @@ def test_the_command_writes_a_page_and_a_picture(tmp_path, monkeypatch):
   config = default_config()
   config.data.image_size, config.data.batch_size = 32, 8
   text = input_command.bench_input(
-    parse_recipe(config), photos=True, out=str(tmp_path / 'INPUT.md'), peers=str(peers), seconds=0.1
+    parse_recipe(config), photos=True, out=str(tmp_path), peers=str(peers), seconds=0.1
   )
   assert 'photographs' in text
   page = (tmp_path / 'INPUT.md').read_text()
