@@ -166,7 +166,8 @@ class Supervisor:
       return
     if self._board.rank == 0 and (silent := self._watchdog.silent()):
       cause = f'no sign of life from {ranks(list(silent))} for {max(silent.values()):.0f} s'
-      post_failure(cause, EXIT_RESTART, lost=list(silent))
+      if post_failure(cause, EXIT_RESTART, lost=list(silent)):
+        self._follow(read_failure())
     if (failure := read_failure()) is None:
       return
     now_s = time.monotonic()
