@@ -69,6 +69,7 @@ class Supervisor:
     self._closing.set()
     self._signals.wake()
     self._thread.join()
+    self._watchdog.end(self._agreement.passed)
     self._signals.close()
 
   @property

@@ -15,11 +15,12 @@ from vitjax.parallel.coordination import Board
 from vitjax.training.goodput import PHASES, TRAINING, Clock
 
 STACKS = 'stacks'
+ENDED = -1
 
 
 @dataclasses.dataclass(frozen=True)
 class Beat:
-  """One sign of life of a process: beats so far, points passed, and the phase it is in."""
+  """One sign of life of a process: beats so far (ENDED: it has left the loop), points passed, and its phase."""
 
   number: int
   passed: int
@@ -66,6 +67,11 @@ class Watchdog:
       text = json.dumps([self._number, passed, self._clock.phase])
       self._board.update(f'beat/{self._board.rank}', text)
 
+  def end(self, passed: int) -> None:
+    """Posts that this process beats no more, and why: it is done."""
+    if self._board.num_processes > 1:
+      self._board.update(f'beat/{self._board.rank}', json.dumps([ENDED, passed, self._clock.phase]))
+
   def silent(self) -> dict[int, float]:
     """Returns {rank: seconds} of the processes that have beaten before and then not for half the heartbeat timeout.
 
@@ -78,7 +84,7 @@ class Watchdog:
     if paused_s > 2 * self.beat_every_s:
       self._seen = {rank: (number, now_s) for rank, (number, _) in self._seen.items()}
     for rank, beat in self.beats().items():
-      if rank not in self._seen or self._seen[rank][0] != beat.number:
+      if rank not in self._seen or self._seen[rank][0] != beat.number or beat.number == ENDED:
         self._seen[rank] = (beat.number, now_s)
     limit_s = max(0.45 * self._config.heartbeat_timeout_s, 4.0)
     return {rank: now_s - since_s for rank, (_, since_s) in self._seen.items() if now_s - since_s > limit_s}
@@ -110,7 +116,13 @@ def name_culprits(
   In this order: processes that show no sign of life; those that have passed fewer points; those that are not where
   the others wait.
   """
-  silent = [r for r in range(num_processes) if r not in after or (r in before and before[r] == after[r])]
+
+  def is_silent(rank: int) -> bool:
+    if rank not in after:
+      return True
+    return rank in before and before[rank] == after[rank] and after[rank].number != ENDED
+
+  silent = [rank for rank in range(num_processes) if is_silent(rank)]
   if silent:
     return f'no sign of life from {ranks(silent)}', silent
   least = min(beat.passed for beat in after.values())

@@ -10,7 +10,7 @@ import pytest
 from vitjax.config.schema import ResilienceConfig
 from vitjax.parallel.coordination import Board
 from vitjax.training.goodput import Clock
-from vitjax.training.watchdog import Beat, Watchdog, dump_stacks, name_culprits
+from vitjax.training.watchdog import ENDED, Beat, Watchdog, dump_stacks, name_culprits
 
 
 def beats(*rows):
@@ -32,6 +32,11 @@ def beats(*rows):
       "rank 1 is behind the others, in 'waiting for images'",
     ),
     (
+      beats((5, 9, 'save'), (ENDED, 9, 'step'), (5, 7, 'step')),
+      beats((8, 9, 'save'), (ENDED, 9, 'step'), (8, 7, 'step')),
+      "rank 2 is behind the others, in 'steps'",
+    ),
+    (
       beats((5, 9, 'save'), (5, 9, 'step'), (5, 9, 'step')),
       beats((8, 9, 'save'), (8, 9, 'step'), (8, 9, 'step')),
       "the others wait for rank 0, in 'saving'",
@@ -47,6 +52,34 @@ def test_the_rank_that_holds_the_others_up_is_named(before, after, expected):
   text, lost = name_culprits(3, before, after)
   assert text == expected
   assert bool(lost) == ('no sign of life' in expected)
+
+
+class Beats:
+  """A board of three ranks whose beats the test sets."""
+
+  rank, num_processes = 0, 3
+
+  def __init__(self, **texts):
+    self.texts = texts
+
+  def read(self, folder):
+    assert folder == 'beat'
+    return {rank.removeprefix('rank'): text for rank, text in self.texts.items()}
+
+
+def test_a_process_that_has_ended_is_not_silent(monkeypatch):
+  now = [100.0]
+  monkeypatch.setattr('vitjax.training.watchdog.time.monotonic', lambda: now[0])
+  board = Beats(rank0='[1, 3, "step"]', rank1='[7, 3, "step"]', rank2='[-1, 3, "step"]')
+  dog = Watchdog(ResilienceConfig(heartbeat_timeout_s=20), Clock(), board)
+  for number in range(12):
+    board.texts['rank0'] = f'[{number}, 3, "step"]'
+    silent = dog.silent()
+    now[0] += 1
+  assert list(silent) == [1]
+  # This process was itself stopped for an hour: nobody is silent for that.
+  now[0] += 3600
+  assert dog.silent() == {}
 
 
 def test_each_phase_has_its_limit():
