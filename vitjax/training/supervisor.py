@@ -26,6 +26,8 @@ _LEAVE_S = 10.0
 _FOLLOW_S = 1.0
 _SAME_ERROR_S = 60.0
 _AGREE_S = 20.0
+# Errors of jax's runtime that no other process can have caused.
+_OWN_ERRORS = ('RESOURCE_EXHAUSTED', 'INVALID_ARGUMENT', 'UNIMPLEMENTED', 'OUT_OF_RANGE')
 
 
 class Supervisor:
@@ -107,7 +109,7 @@ class Supervisor:
       self._agreement.report()
 
   def _share(self, error: BaseException) -> None:
-    if isinstance(error, jax.errors.JaxRuntimeError):
+    if isinstance(error, jax.errors.JaxRuntimeError) and not str(error).startswith(_OWN_ERRORS):
       self._blame_peer(error)
     everywhere = isinstance(error, TrainingError)
     post_failure(_one_line(error), exit_code(error), everywhere=everywhere)
