@@ -20,6 +20,7 @@ from vitjax.parallel.hardware import PEAK_FLOPS_PER_S
 
 MODELS = ('Ti/16', 'S/16', 'B/16', 'L/16', 'H/14')
 _TRAIN_FLOPS = 3  # forward and backward, of one forward
+_MAX_BATCH = 256  # larger ones cost memory and time to start, and no less per image
 _NUM_RECORDS = 256  # kept in memory while a stage is timed: its input is what the stage before made
 
 
@@ -61,7 +62,7 @@ def measure_input(config: DataConfig, source: Source, *, seed: int = 0, seconds:
   per core is that of the clock divided by the cores.
 
   Args:
-    config: sizes, augmentation, threads and workers.
+    config: sizes, augmentation, threads and workers; batches are cut to 256 examples.
     source: from open_source.
     seed: of order and augmentation.
     seconds: of the whole pipeline; the stages together take as long again.
@@ -69,6 +70,7 @@ def measure_input(config: DataConfig, source: Source, *, seed: int = 0, seconds:
   Raises:
     DataError: records are damaged beyond the budget.
   """
+  config = dataclasses.replace(config, batch_size=min(config.batch_size, _MAX_BATCH))
   augment = Augment.from_config(config)
   order = [source_index(i, len(source), seed=seed, shuffle=config.shuffle) for i in range(_NUM_RECORDS)]
   budget = seconds / 3

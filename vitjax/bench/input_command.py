@@ -54,6 +54,7 @@ def bench_input(
   num_classes = source.num_classes if photos or recipe.model.num_classes is None else recipe.model.num_classes
   warning = shortage(recipe, report, num_classes=num_classes, devices=jax.local_devices(), mfu=mfu)
   if out is not None:
+    pathlib.Path(out).mkdir(parents=True, exist_ok=True)
     page = pathlib.Path(out) / 'INPUT.md'
     picture = plot_input(report, page.with_suffix('.png'), mfu=mfu)
     comparison = pathlib.Path(peers).read_text(encoding='utf-8') if peers else ''

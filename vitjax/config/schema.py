@@ -118,7 +118,7 @@ class DataConfig:
   cutmix_alpha: float = knob(0.0, 'Beta parameter of cutmix; 0: off. With mixup, each batch takes one of the two', minimum=0.0, source='arXiv 1905.04899')
   shuffle: bool = knob(True, 'a new order each epoch, from the seed and the global example index')
   num_workers: int = knob(0, 'input worker processes; 0: threads only', minimum=0)
-  num_threads: int = knob(8, 'input threads per process', minimum=1)
+  num_threads: int | None = knob(None, 'input threads per process; None: one per core that it may use, 2 to 16', minimum=1)
   prefetch: int = knob(2, 'batches kept ready', unit='batches', minimum=1)
 
 

@@ -12,6 +12,7 @@ import abc
 import functools
 import logging
 import math
+import os
 from collections.abc import Iterator, Sequence
 from concurrent import futures
 
@@ -148,8 +149,16 @@ def _chunk_size(config: DataConfig, local_size: int) -> int:
   """Returns how many examples a thread makes at a stretch: a divisor of `local_size`; every thread gets its share."""
   low, high = _CHUNK_SIZES
   most = min(max(_CHUNK_PIXELS // math.prod(config.image_size), low), high)
-  most = min(most, local_size, max(local_size * config.prefetch // config.num_threads, 1))
+  most = min(most, local_size, max(local_size * config.prefetch // _num_threads(config), 1))
   return next(size for size in range(most, 0, -1) if local_size % size == 0)
+
+
+def _num_threads(config: DataConfig) -> int:
+  """Returns the threads of one process; more than it has cores would only wait for Python's lock."""
+  if config.num_threads is not None:
+    return config.num_threads
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+  return min(max(cores // max(config.num_workers, 1), 2), 16)
 
 
 def _row(label: int, index: int, asked: int, skipped: int) -> _Row:
@@ -280,13 +289,17 @@ def _parallel(chunks: grain.MapDataset, config: DataConfig, chunks_per_step: int
   """Returns batches made by threads, or by worker processes with threads each. The result is the same."""
   if config.num_workers == 0:
     buffered = config.prefetch * chunks_per_step
-    options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=buffered)
+    options = grain.ReadOptions(
+      num_threads=min(_num_threads(config), buffered), prefetch_buffer_size=buffered
+    )
     return chunks.to_iter_dataset(options).batch(chunks_per_step, batch_fn=_concatenate)
   # Grain hands absl's flags to its workers; outside app.run nobody has parsed them.
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
   # Workers take turns at whole batches, so their number does not show in the result.
-  options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=config.prefetch)
+  options = grain.ReadOptions(
+    num_threads=min(_num_threads(config), config.prefetch), prefetch_buffer_size=config.prefetch
+  )
   batches = chunks.batch(chunks_per_step, batch_fn=_concatenate).to_iter_dataset(options)
   return batches.mp_prefetch(
     grain.MultiprocessingOptions(num_workers=config.num_workers), worker_init_fn=init_worker
