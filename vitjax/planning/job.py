@@ -167,10 +167,12 @@ def what_helps(job: Job) -> list[tuple[str, int]]:
   return found
 
 
-def meshes(num_devices: int, num_slices: int) -> list[tuple[int, int, int]]:
-  """Returns the (data, fsdp, model) worth comparing: powers of two, model at most 8, slices joined along data."""
+def meshes(
+  num_devices: int, num_slices: int, model_sizes: Sequence[int] = (1, 2, 4, 8)
+) -> list[tuple[int, int, int]]:
+  """Returns the (data, fsdp, model) worth comparing: fsdp a power of four or all, slices joined along data."""
   found = []
-  for model in (1, 2, 4, 8):
+  for model in model_sizes:
     if num_devices % (model * num_slices):
       continue
     within = num_devices // (model * num_slices)

@@ -59,7 +59,8 @@ def write_scaling(
     total = recipe.data.batch_size
     sizes = {'weak': total * part.num_devices // topology.num_devices, 'strong': total}
     devices = describe_devices(part)
-    jobs = estimate_all(recipe, part, devices, cache=cache, batch_sizes=sorted(set(sizes.values())))
+    batches = sorted(set(sizes.values()))
+    jobs = estimate_all(recipe, part, devices, cache=cache, batch_sizes=batches, model_sizes=(1, 4))
     cache = residual_cache(jobs[0].run) if cache is None and jobs else cache
     for mode, batch_size in sizes.items():
       best = pareto([job for job in jobs if job.run.recipe.data.batch_size == batch_size])

@@ -65,6 +65,7 @@ def estimate_all(
   *,
   cache: ResidualCache | None = None,
   batch_sizes: Sequence[int] = (),
+  model_sizes: Sequence[int] = (1, 2, 4, 8),
 ) -> list[Job]:
   """Returns the estimated jobs of all meshes and remat policies that the recipe allows on a topology.
 
@@ -74,9 +75,10 @@ def estimate_all(
     devices: its described devices.
     cache: of an earlier call with the same model.
     batch_sizes: global ones to compare; (): the recipe's. One that does not divide over a mesh is left out there.
+    model_sizes: of tensor parallelism.
   """
   jobs = []
-  for mesh in meshes(topology.num_devices, topology.num_slices):
+  for mesh in meshes(topology.num_devices, topology.num_slices, model_sizes):
     data, fsdp, _ = mesh
     unit = data * fsdp * recipe.optim.accumulation_steps
     sizes = [size for size in batch_sizes or (recipe.data.batch_size,) if size % unit == 0]
