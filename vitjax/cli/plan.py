@@ -123,13 +123,15 @@ def _sweep(args: argparse.Namespace, topology, devices, recipe) -> int:
   print(comparison(jobs, best))
   if not best:
     raise _refusal(min(jobs, key=lambda job: job.memory_bytes))
-  chosen = best[0]
+  # A compiled job counts what the compiler leaves exposed, an estimated one does not: prefer what is known.
+  checked = [job for job in jobs if job.compiled is not None and job.fits]
+  chosen = (checked or best)[0]
   shape, remat = chosen.run.mesh.shape, chosen.run.recipe.model.remat
   flags = ' '.join(f'--config.parallel.{name}={shape[name]}' for name in ('fsdp', 'model'))
   print(f'* nothing is both smaller and faster. Recommended: {flags} --config.model.remat={remat}')
   tight = chosen.memory_bytes / topology.hardware.hbm_bytes
   if tight > 0.9:
-    print(f'It uses {tight:.0%} of the memory; the next star leaves more room.')
+    print(f'It uses {tight:.0%} of the memory; later stars leave more room.')
   return 0
 
 

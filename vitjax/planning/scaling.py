@@ -151,8 +151,8 @@ Written by `vitjax plan --scaling=FILE`. Bounds from data sheets, not measuremen
 every array moved once, links at full rate; see `vitjax/planning/roofline.py`. Each row is the fastest mesh and remat
 policy that fits. *comm.* is the time of all collectives over the step time, *exposed* the part that stands on the
 critical path: in estimates all but the gathering of weights, in compiled rows what the compiler does not run
-asynchronously. *scaling* is images/s per device against the first row that fits. Memory is estimated unless a compiled
-figure stands beside it.
+asynchronously: the two are not comparable, and a compiled row looks slower. *scaling* is images/s per device against
+the first row that fits. Memory is estimated unless a compiled figure stands beside it.
 """
 
 
