@@ -112,12 +112,12 @@ def start_all(names, pythons, folder, batch):
 
 
 def measure(workers, rounds, seconds):
-  """Returns {(name, cores): [images/s of each round]}."""
+  """Returns {(name, cores): [answer of each round]}."""
   rates = {key: [] for key in workers}
   for i in range(rounds):
     order = list(workers) if i % 2 == 0 else list(workers)[::-1]
     for key in order:
-      rates[key].append(workers[key].ask(f'run {seconds}')['images_per_s'])
+      rates[key].append(workers[key].ask(f'run {seconds}'))
   return rates
 
 
@@ -136,12 +136,24 @@ def serve(name, folder, batch, cores):
       drained = time.perf_counter() + 0.5
       while time.perf_counter() < drained:
         next(batches)
-      count, start = 0, time.perf_counter()
+      count, start, cpu = 0, time.perf_counter(), cpu_seconds()
       while time.perf_counter() - start < float(values[0]):
         count += len(next(batches))
-      answer = {'images_per_s': count / (time.perf_counter() - start)}
+      clock, cpu = time.perf_counter() - start, cpu_seconds() - cpu
+      answer = {'images_per_s': count / clock, 'images_per_cpu_s': count / cpu}
     print(json.dumps(answer), flush=True)
   return 0
+
+
+def cpu_seconds():
+  """Returns the CPU time of this process and of its running worker processes."""
+  ticks = 0
+  for task in pathlib.Path('/proc/self/task').iterdir():
+    for child in (task / 'children').read_text().split():
+      ticks += sum(
+        int(field) for field in pathlib.Path('/proc', child, 'stat').read_text().rsplit(')')[1].split()[11:13]
+      )
+  return time.process_time() + ticks / os.sysconf('SC_CLK_TCK')
 
 
 def version(package):
@@ -153,26 +165,32 @@ def version(package):
 
 def table(rates, versions, mean_bytes, args):
   num_cores = max(cores for _, cores in rates)
-  medians = {key: statistics.median(values) for key, values in rates.items()}
-  base = medians['tf.data, fused crop', 1] if ('tf.data, fused crop', 1) in medians else None
+
+  def median(key, what='images_per_s'):
+    return statistics.median(answer[what] for answer in rates[key])
+
+  base = ('tf.data, fused crop', 1)
   lines = [
-    f'| | images/s, 1 core | spread | of tf.data | images/s, {num_cores} cores | of {num_cores} x 1 core |',
-    '|---|---|---|---|---|---|',
+    f'| | images/s, 1 core | spread | of tf.data | by CPU seconds | of tf.data | images/s, {num_cores} cores | '
+    f'of {num_cores} x 1 core |',
+    '|---|---|---|---|---|---|---|---|',
   ]
   for name in dict.fromkeys(name for name, _ in rates):
-    one, values = medians[name, 1], rates[name, 1]
-    relative = '' if base is None else f'{one / base:.2f}'
-    many = medians[name, num_cores]
-    lines.append(
-      f'| {name} | {one:,.0f} | {min(values):,.0f} to {max(values):,.0f} | {relative} | {many:,.0f} | '
-      f'{many / (num_cores * one):.0%} |'
-    )
+    values = [answer['images_per_s'] for answer in rates[name, 1]]
+    cells = [name, f'{median((name, 1)):,.0f}', f'{min(values):,.0f} to {max(values):,.0f}']
+    for what in ('images_per_s', 'images_per_cpu_s'):
+      if what == 'images_per_cpu_s':
+        cells.append(f'{median((name, 1), what):,.0f}')
+      cells.append(f'{median((name, 1), what) / median(base, what):.2f}' if base in rates else '')
+    many = median((name, num_cores))
+    cells += [f'{many:,.0f}', f'{many / (num_cores * median((name, 1))):.0%}']
+    lines.append(f'| {" | ".join(cells)} |')
   used = sorted({f'{package} {v}' for found in versions.values() for package, v in found.items() if v})
   lines += [
     '',
     f'Median of {args.rounds} alternating blocks of {args.seconds:g} s; batches of {args.batch}; {args.num_files} JPEG '
     f'files of 500 x 375 pixels, {mean_bytes / 1000:.0f} kB on average, in the page cache; crops of 5 to 100 % of the '
-    'area. Rates by the clock, on a machine with nothing else to do.',
+    'area. By CPU seconds: images per second of one core, which other programs on the machine disturb less.',
     f'{time.strftime("%Y-%m-%d")}, {processor()}, {num_cores} cores, Python {platform.python_version()}; '
     f'{", ".join(used)}.',
   ]

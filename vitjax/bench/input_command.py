@@ -1,7 +1,11 @@
-"""`vitjax bench --input`: measures the input of a recipe, prints what it found, writes a page and a picture."""
+"""Measures the input of a recipe, prints what it found, writes a page and a picture.
+
+python -m vitjax.bench.input_command --config=configs/pretrain.py --photos --out=benchmarks
+"""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import pathlib
 import tempfile
@@ -11,6 +15,7 @@ import jax
 from vitjax.bench.input import measure_input, shortage
 from vitjax.bench.input_report import input_page, input_text, plot_input
 from vitjax.bench.photos import write_photos
+from vitjax.config import load_recipe
 from vitjax.config.schema import DataConfig, Recipe, SourceConfig
 from vitjax.data import open_source
 
@@ -65,3 +70,34 @@ def bench_input(
 
 def _of_folder(data: DataConfig, folder: str) -> DataConfig:
   return dataclasses.replace(data, source=SourceConfig(kind='image_folder', path=folder))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the flags of the input report, beside --config and --out."""
+  parser.add_argument(
+    '--photos', action='store_true', help='read photographs made for the purpose, not the data'
+  )
+  parser.add_argument(
+    '--peers', metavar='FILE', help='table of benchmarks/input_peers.py to put into the page'
+  )
+  parser.add_argument(
+    '--mfu',
+    type=float,
+    default=_DEFAULT_MFU,
+    help='assumed utilisation of the accelerators (default %(default)s)',
+  )
+
+
+def main() -> None:
+  """Runs `python -m vitjax.bench.input_command --config=FILE [--photos] [--out=FOLDER]`."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--config', required=True, metavar='FILE[:arg=value,...]', help='a recipe file')
+  parser.add_argument('--out', metavar='FOLDER', help='write INPUT.md and INPUT.png there')
+  add_arguments(parser)
+  args = parser.parse_args()
+  _, recipe = load_recipe(args.config, [])
+  print(bench_input(recipe, photos=args.photos, out=args.out, peers=args.peers, mfu=args.mfu))
+
+
+if __name__ == '__main__':
+  main()

@@ -62,7 +62,8 @@ def input_page(report: InputReport, *, mfu: float, picture: str, peers: str = ''
   sections = [
     '# Input pipeline',
     '',
-    'Written by `vitjax bench --input`; the comparison by `benchmarks/input_peers.py`.',
+    'Written by `python -m vitjax.bench.input_command`; the comparison by `benchmarks/input_peers.py`. What was tried: '
+    '[INPUT_LOG.md](INPUT_LOG.md).',
   ]
   if peers:
     sections += ['', '## Beside other pipelines, in one run', '', peers.strip()]
