@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import config_dict
 
 from vitjax.config import apply_overrides, default_config, parse_recipe, source_config
+from vitjax.config.memory import computes_on_cpu, keep_freed_memory
 from vitjax.parallel.mesh import local_rows, to_global
 from vitjax.training import Run, TrainState, build
 
@@ -61,6 +62,8 @@ def make(
   Raises:
     ConfigError: everything that is wrong with the recipe.
   """
+  if computes_on_cpu():
+    keep_freed_memory()  # as the commands do; it must come before jax starts
   config = bench_config(model, image_size, batch, num_classes, dtype, seed)
   apply_overrides(config, [(path, str(value)) for path, value in overrides.items()])
   run = build(parse_recipe(config, num_devices=jax.device_count()))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import functools
 import os
 import pathlib
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +21,7 @@ class Tuning:
   Attributes:
     attention: what model.attention='auto' stands for.
     compiler_options: XLA options of the jitted step; an option that XLA_FLAGS sets is left to the user.
-    keep_freed_memory: keep freed host memory instead of giving it back to the system; see `keep_freed_memory`.
+    keep_freed_memory: keep freed host memory instead of giving it back to the system; see `config.memory`.
   """
 
   attention: str = 'plain'
@@ -73,25 +71,6 @@ def compiler_options(name: str) -> dict[str, Any]:
   """Returns the XLA options for jax.jit on devices of class `name`, without those that XLA_FLAGS sets."""
   flags = os.environ['XLA_FLAGS'] if 'XLA_FLAGS' in os.environ else ''
   return {key: value for key, value in tuning_for(name).compiler_options.items() if f'--{key}=' not in flags}
-
-
-def keep_freed_memory() -> bool:
-  """Tells glibc to keep freed memory for the next step; returns whether it did. Harmless elsewhere.
-
-  XLA:CPU allocates and frees every temporary of a step. By default glibc returns large ones to the kernel, and the
-  next step faults every page in again and clears it. One arena, no mmap, no trimming and growth by 256 MiB end
-  that; in exchange the process keeps its peak. An allocator set up through the environment is left alone.
-  """
-  chosen = any(name.startswith('MALLOC_') or name == 'GLIBC_TUNABLES' for name in os.environ)
-  if not sys.platform.startswith('linux') or chosen:
-    return False
-  mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
-  if mallopt is None:
-    return False
-  trim_threshold, top_pad, mmap_max, arena_max = -1, -2, -4, -8  # names of <malloc.h>
-  settings = ((arena_max, 1), (mmap_max, 0), (trim_threshold, -1), (top_pad, 256 << 20))
-  done = [mallopt(name, value) for name, value in settings]
-  return all(done)
 
 
 def _default_device() -> Any:

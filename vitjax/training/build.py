@@ -14,6 +14,7 @@ import optax
 from jax.sharding import Mesh
 
 from vitjax.config.durations import Duration
+from vitjax.config.memory import keep_freed_memory
 from vitjax.config.schema import Recipe
 from vitjax.data import Preprocess, train_batches
 from vitjax.data.sources import Source, check_same_classes, open_source
@@ -26,7 +27,7 @@ from vitjax.parallel.constrain import on_mesh
 from vitjax.parallel.hardware import peak_flops_per_s
 from vitjax.parallel.mesh import batch_sharding, local_share, make_mesh, replicated, to_global
 from vitjax.parallel.prefetch import Prefetch
-from vitjax.parallel.tuning import compiler_options, device_class, keep_freed_memory, tuning_for
+from vitjax.parallel.tuning import compiler_options, device_class, tuning_for
 from vitjax.training.state import TrainState, init_state, state_shardings
 from vitjax.training.step import make_train_step
 

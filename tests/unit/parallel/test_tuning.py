@@ -51,9 +51,3 @@ def test_options_that_the_user_sets_are_left_alone(monkeypatch):
   assert tuning.compiler_options('cpu-avx512') == {'xla_cpu_prefer_vector_width': 512}
   monkeypatch.setenv('XLA_FLAGS', '--xla_cpu_prefer_vector_width=256')
   assert tuning.compiler_options('cpu-avx512') == {}
-
-
-@pytest.mark.parametrize('name', ['MALLOC_ARENA_MAX', 'GLIBC_TUNABLES'])
-def test_an_allocator_that_the_user_sets_up_is_left_alone(name, monkeypatch):
-  monkeypatch.setenv(name, '2')
-  assert not tuning.keep_freed_memory()
