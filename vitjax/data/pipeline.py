@@ -154,7 +154,7 @@ def _chunk_size(config: DataConfig, local_size: int) -> int:
 
 
 def _num_threads(config: DataConfig) -> int:
-  """Returns the threads of one process; more than it has cores would only wait for Python's lock."""
+  """Returns the threads of one process: as asked for, else one per core that it may use."""
   if config.num_threads is not None:
     return config.num_threads
   cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
