@@ -27,6 +27,7 @@ COMMANDS = {
   'data': 'show what the model will see: a contact sheet and counts per class',
   'plan': 'memory, communication, speed and cost of a job on hardware that is not there',
   'quickstart': 'pretrain on MNIST, transfer to digits, compare: minutes on a laptop',
+  'bench': 'time the training step of a recipe on this machine, and say where the time goes',
   'doctor': 'check this environment: versions, backend, devices, memory',
 }
 

@@ -12,9 +12,11 @@ import jax
 
 from vitjax.errors import DataError, Problem
 
-_NAMED = re.compile(
-  r'^\s*(?:ROOT )?%?(?P<op>[\w.\-]+) = .*?metadata=\{[^}]*?op_name="(?P<name>[^"]*)"', re.MULTILINE
-)
+_COMPUTATION = re.compile(r'^(?:ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{$')
+_OPERATION = re.compile(r'^\s+(?P<root>ROOT )?%?(?P<op>[\w.\-]+) = (?P<rest>.*)')
+_OP_NAME = re.compile(r'op_name="([^"]*)"')
+_CALLS = re.compile(r'(?:calls|to_apply)=%?([\w.\-]+)')
+_COSTLY = re.compile(r' (?:dot|convolution|custom-call)\(')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,5 +121,52 @@ def _events_by_device(data: jax.profiler.ProfileData, module: str) -> dict[str, 
 
 
 def op_names(compiled_text: str) -> dict[str, str]:
-  """Returns {operation: 'jit(train_step)/.../MlpBlock_0/Dense_0/dot_general'} of a compiled function's text."""
-  return {match['op']: match['name'] for match in _NAMED.finditer(compiled_text)}
+  """Returns {operation: 'jit(train_step)/.../MlpBlock_0/Dense_0/dot_general'} of a compiled function's text.
+
+  A fusion without a name of its own takes that of the product inside it, or else of its last named operation.
+  """
+  names: dict[str, str] = {}
+  unnamed: dict[str, str] = {}
+  inside: dict[str, str] = {}
+  computation, costly = '', False
+  for line in compiled_text.splitlines():
+    if opening := _COMPUTATION.match(line):
+      computation, costly = opening['name'], False
+      continue
+    operation = _OPERATION.match(line)
+    if operation is None:
+      continue
+    rest = operation['rest']
+    if name := _OP_NAME.search(rest):
+      names[operation['op']] = name[1]
+      if _COSTLY.search(rest) or not costly:
+        inside[computation] = name[1]
+      costly = costly or _COSTLY.search(rest) is not None
+    elif calls := _CALLS.search(rest):
+      unnamed[operation['op']] = calls[1]
+  return names | {op: inside[called] for op, called in unnamed.items() if called in inside}
+
+
+def _events_by_device(data: jax.profiler.ProfileData, module: str) -> dict[str, list[Event]]:
+  """Returns {device: events} of the operations of `module`.
+
+  TPU planes list them in a line 'XLA Ops'; elsewhere an operation is what carries the statistic 'hlo_op', on the
+  streams of a GPU's plane, or on the host's threads for the CPU, whose devices tell themselves apart by number.
+  """
+  devices: dict[str, list[Event]] = defaultdict(list)
+  for plane in data.planes:
+    lines = list(plane.lines)
+    of_tpu = [line for line in lines if line.name == 'XLA Ops']
+    for number, line in enumerate(of_tpu or lines):
+      for event in line.events:
+        stats = dict(event.stats)
+        if of_tpu:
+          op = event.name.partition(' = ')[0].lstrip('%')
+        elif 'hlo_op' in stats and ('hlo_module' not in stats or stats['hlo_module'] == module):
+          op = str(stats['hlo_op'])
+        else:
+          continue
+        device = f'{plane.name}:{stats["device_ordinal"]}' if 'device_ordinal' in stats else plane.name
+        begin = event.start_ns
+        devices[device].append(Event(op, number, begin, begin + event.duration_ns))
+  return devices

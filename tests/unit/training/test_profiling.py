@@ -25,11 +25,24 @@ def test_gaps_belong_to_nobody():
 
 
 def test_names_come_from_the_compiled_text():
-  text = """HloModule jit_f
-  ROOT %dot.1 = f32[2]{0} dot(%a, %b), metadata={op_type="dot" op_name="jit(f)/MlpBlock_0/dot_general" line=3}
+  text = """HloModule jit_f, entry_computation_layout={(f32[2]{0})->f32[2]{0}}
+
+%fused (p0: f32[2]) -> f32[2] {
+  %dot.9 = f32[2]{0} dot(%p0, %p0), metadata={op_name="jit(f)/MlpBlock_0/dot_general"}
+  ROOT %add.9 = f32[2]{0} add(%dot.9, %p0), metadata={op_name="jit(f)/add"}
+}
+
+ENTRY %main (a: f32[2]) -> f32[2] {
+  %dot.1 = f32[2]{0} dot(%a, %a), metadata={op_type="dot" op_name="jit(f)/query/dot_general" line=3}
   %copy.2 = f32[2]{0} copy(%a)
-  fusion.3 = f32[2]{0} fusion(%a), kind=kLoop, metadata={op_name="jit(f)/optimizer/mul"}"""
-  assert op_names(text) == {'dot.1': 'jit(f)/MlpBlock_0/dot_general', 'fusion.3': 'jit(f)/optimizer/mul'}
+  fusion.4 = f32[2]{0} fusion(%a), kind=kCustom, calls=%fused
+  ROOT fusion.3 = f32[2]{0} fusion(%a), kind=kLoop, calls=%fused, metadata={op_name="jit(f)/optimizer/mul"}
+}"""
+  names = op_names(text)
+  assert names['dot.1'] == 'jit(f)/query/dot_general'
+  assert names['fusion.4'] == 'jit(f)/MlpBlock_0/dot_general'
+  assert names['fusion.3'] == 'jit(f)/optimizer/mul'
+  assert 'copy.2' not in names
 
 
 _BLOCK = 'jit(train_step)/transpose(jvp(VisionTransformer))/Transformer/Transformer._loop/encoderblock_1'
