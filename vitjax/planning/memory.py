@@ -34,6 +34,9 @@ from vitjax.training.build import Run
 
 _LIVE_SHARE = 0.45
 _OUTSIDE_SHARE = 0.5
+_PROGRAM_BYTES = (
+  64 * 2**20
+)  # a TPU's code and small buffers, which matter where everything else is sharded away
 _TILE = (8, 128)  # sublanes and lanes of a TPU register: the last two dimensions of a layout are padded to it
 
 
@@ -49,6 +52,7 @@ class MemoryEstimate:
   cast_copy: int
   saved: int
   working: int
+  program: int
 
   @property
   def arguments(self) -> int:
@@ -216,6 +220,7 @@ def estimate_memory(run: Run, cache: ResidualCache, *, tiled: bool) -> MemoryEst
     cast_copy=int(params * ratio) if model.dtype != model.param_dtype else 0,
     saved=saved.bytes_per_device(model=split, tiled=tiled),
     working=int(_LIVE_SHARE * block) + gathered,
+    program=_PROGRAM_BYTES if tiled else 0,
   )
 
 

@@ -126,10 +126,9 @@ def _memory(job: Job) -> str:
     add(f'  parameters in {job.run.recipe.model.dtype}', memory.cast_copy)
   add('  activations saved for the backward pass', memory.saved)
   add('  working set', memory.working)
-  temporaries = memory.total - memory.arguments
+  temporaries = memory.total - memory.arguments - memory.program
   add('temporaries', temporaries, compiled and compiled.temporaries)
-  if compiled is not None:
-    add('outputs and code', 0, compiled.outputs + compiled.code)
+  add('outputs and code', memory.program, compiled and compiled.outputs + compiled.code)
   add('total', memory.total, compiled and compiled.total)
   lines = [table(rows, right=(1, 2))]
   if job.hardware is not None:
