@@ -99,27 +99,33 @@ class MultiHeadDotProductAttention(nn.Module):
     elif (
       relative_keys is not None
       or (train and self.dropout_rate > 0)
-      or self.is_mutable_collection('intermediates')
       or self.has_variable('perturbations', 'attention')
     ):
       gathered = self._by_probabilities(query, key, value, relative_keys, train)
     else:
       gathered = attend(query, key, value)
+      if self.is_mutable_collection('intermediates'):
+        # Beside the result and not on the way to it, so that handing them out changes no bit of it.
+        self.sow('intermediates', 'attention', self._probabilities(query, key, None))
     return Affine((width,), 2, dtype=self.dtype, param_dtype=self.param_dtype, name='out')(gathered)
 
   def _by_probabilities(
     self, query: Array, key: Array, value: Array, relative_keys: Array | None, train: bool
   ) -> Array:
     """Returns [n, l_q, k, e]; the probabilities pass dropout and are sown."""
-    query = query * query.shape[-1] ** -0.5
-    logits = jnp.einsum('nqke,njke->nkqj', query, key, preferred_element_type=jnp.float32)
-    if relative_keys is not None:
-      relative_keys = relative_keys.astype(self.dtype)
-      logits += jnp.einsum('nqke,qje->nkqj', query, relative_keys, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(logits, axis=-1)
+    weights = self._probabilities(query, key, relative_keys)
     # Kept only by apply(..., mutable=['intermediates']); otherwise the compiler drops it.
     self.sow('intermediates', 'attention', weights)
     if self.has_variable('perturbations', 'attention'):
       weights += self.get_variable('perturbations', 'attention')
     weights = nn.Dropout(self.dropout_rate)(weights, deterministic=not train).astype(self.dtype)
     return jnp.einsum('nkqj,njke->nqke', weights, value)
+
+  def _probabilities(self, query: Array, key: Array, relative_keys: Array | None) -> Array:
+    """Returns float32 [n, k, l_q, l], rows sum to 1."""
+    query = query * query.shape[-1] ** -0.5
+    logits = jnp.einsum('nqke,njke->nkqj', query, key, preferred_element_type=jnp.float32)
+    if relative_keys is not None:
+      relative_keys = relative_keys.astype(self.dtype)
+      logits += jnp.einsum('nqke,qje->nkqj', query, relative_keys, preferred_element_type=jnp.float32)
+    return jax.nn.softmax(logits, axis=-1)
