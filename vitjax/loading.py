@@ -237,7 +237,7 @@ def load(
     CheckpointError: missing, damaged, unknown or ill-fitting weights: everything that does not fit, by name.
     ConfigError: arguments that make no sense together.
   """
-  origin = _read_origin(pathlib.Path(source), grid)
+  origin = _read_origin(source, grid)
   _check_arguments(origin, num_classes, dtype, head)
   size = _pair(image_size) if image_size is not None else origin.image_size
   classes = origin.num_classes if num_classes is None else num_classes
@@ -275,10 +275,11 @@ def load(
   return Loaded(model, config, params, preprocess, names, origin.recipe, origin.format, '\n'.join(lines))
 
 
-def _read_origin(source: pathlib.Path, grid: tuple[int, int] | None) -> _Origin:
+def _read_origin(source: Path, grid: tuple[int, int] | None) -> _Origin:
   """Returns what stands in `source`, told apart by what kind of file or folder it is."""
-  if source.suffix in _FOREIGN_SUFFIXES or (source / 'config.json').is_file():
-    found = weights.read_weights(source, grid=grid)
+  local = pathlib.Path(source)
+  if local.suffix in _FOREIGN_SUFFIXES or (local / 'config.json').is_file():
+    found = weights.read_weights(local, grid=grid)
     names = found.class_names or _numbered(found.num_classes)
     assumed = [f'assumed: {sentence}' for sentence in found.assumed]
     lines = (f'{source}: {found.format}, {found.report}', *assumed)

@@ -225,14 +225,17 @@ def dump(manifest: Manifest) -> str:
   return json.dumps({'sha256': text_sha256(body), 'body': body}, indent=1)
 
 
-def load(step_dir: str | os.PathLike[str]) -> Manifest:
+def load(step_dir: Any) -> Manifest:
   """Returns the manifest of a step, merged over the processes that wrote it.
+
+  Args:
+    step_dir: a text, pathlib.Path, or the epath.Path of a bucket.
 
   Raises:
     DamagedCheckpoint: a manifest file is missing or is not what was written.
     CheckpointError: the step was written in a newer format.
   """
-  folder = pathlib.Path(step_dir) / FOLDER
+  folder: Any = (pathlib.Path(step_dir) if isinstance(step_dir, str) else step_dir) / FOLDER
   files = sorted(folder.glob('process_*_of_*.json'))
   if not files:
     raise DamagedCheckpoint(
@@ -244,7 +247,7 @@ def load(step_dir: str | os.PathLike[str]) -> Manifest:
   return Manifest(bodies[0]['step'], _merge(bodies), bodies[0]['meta_sha256'], bodies[0]['metrics'])
 
 
-def _read_body(path: pathlib.Path) -> dict[str, Any]:
+def _read_body(path: Any) -> dict[str, Any]:
   headline = f'{path.parent.parent} is damaged'
   try:
     text = json.loads(path.read_bytes())

@@ -2,7 +2,9 @@
 
 On disk, WORKDIR/checkpoints/STEP holds the items params, opt_state and aux (Orbax arrays, nested by path),
 meta (JSON) and manifest (digests; see manifest.py). An item without arrays has no folder. Everything here
-works on local or mounted file systems; nothing here executes code or unpickles data from a checkpoint.
+works on local or mounted file systems and on gs:// buckets; nothing here executes code or unpickles data from a
+checkpoint. On a bucket, where nothing can be renamed at once, a step is whole when it holds the file that Orbax
+writes last.
 """
 
 from __future__ import annotations
@@ -32,37 +34,70 @@ Path = str | os.PathLike[str]
 CHECKPOINTS = 'checkpoints'
 _MAX_LISTED = 20
 _STEP = re.compile(r'0|[1-9][0-9]*')
+_BUCKET = 'gs://'
+_COMMITTED = 'commit_success.txt'
 
 
 @dataclasses.dataclass(frozen=True)
 class StepDir:
-  """One committed step on disk: its folder, its number, and all steps beside it."""
+  """One committed step: its folder (pathlib.Path, or epath.Path in a bucket), its number, all steps beside it."""
 
-  path: pathlib.Path
+  path: Any
   step: int
   steps: tuple[int, ...]
 
 
-def absolute(path: Path) -> pathlib.Path:
-  """Returns an absolute local path (Orbax accepts no other); '~' is expanded.
+def absolute(path: Path) -> Any:
+  """Returns an absolute local pathlib.Path (Orbax accepts no other; '~' is expanded), or the epath.Path of a bucket.
 
   Raises:
-    CheckpointError: `path` is a URL: commits rely on the atomic rename of a local or mounted file system.
+    CheckpointError: a URL that is not gs://: commits need the atomic rename of a file system, or what Orbax does on
+      Google Cloud Storage instead.
   """
-  if '://' in os.fspath(path):
+  text = os.fspath(path)
+  if '://' not in text:
+    return pathlib.Path(path).expanduser().absolute()
+  if not text.startswith(_BUCKET):
     hint = 'Mount the bucket, or copy the checkpoint to a local folder'
     raise CheckpointError(
-      'checkpoints live on local or mounted file systems', [Problem(str(path), '', '', hint)]
+      'checkpoints live on local or mounted file systems, or in gs:// buckets',
+      [Problem(str(path), '', '', hint)],
     )
-  return pathlib.Path(path).expanduser().absolute()
+  import fsspec
+  from etils import epath
+
+  try:
+    fsspec.get_filesystem_class('gcs')
+  except ImportError as error:
+    hint = 'pip install "vitjax[gcs]"'
+    raise CheckpointError('gs:// needs the package gcsfs', [Problem(text, '', '', hint)]) from error
+  return epath.Path(text)
 
 
-def list_steps(folder: pathlib.Path) -> list[int]:
+def local(workdir: Path) -> pathlib.Path:
+  """Returns the absolute workdir; raises CheckpointError for a URL: a log that grows needs a file system."""
+  if '://' in os.fspath(workdir):
+    hint = 'Take a local workdir and, for gs:// buckets, checkpoint.directory; or mount the bucket'
+    raise CheckpointError('a workdir is a local or mounted folder', [Problem(str(workdir), '', '', hint)])
+  return absolute(workdir)
+
+
+def in_bucket(path: Any) -> bool:
+  """Returns whether `absolute` made this path from a gs:// URL."""
+  return str(path).startswith(_BUCKET)
+
+
+def is_whole(step_dir: Any) -> bool:
+  """Returns whether a folder named by a number is a committed step."""
+  return step_dir.is_dir() and (not in_bucket(step_dir) or (step_dir / _COMMITTED).exists())
+
+
+def list_steps(folder: Any) -> list[int]:
   """Returns the committed steps in a checkpoints folder, ascending; [] when there is none or no folder."""
   if not folder.is_dir():
     return []
   return sorted(
-    int(entry.name) for entry in folder.iterdir() if _STEP.fullmatch(entry.name) and entry.is_dir()
+    int(entry.name) for entry in folder.iterdir() if _STEP.fullmatch(entry.name) and is_whole(entry)
   )
 
 
@@ -76,7 +111,7 @@ def open_checkpoint(path: Path, step: int | None = None) -> StepDir:
   Raises:
     CheckpointError: no such step; the message says what exists there instead.
   """
-  given = absolute(path)
+  given: Any = absolute(path)
   if _STEP.fullmatch(given.name) and given.parent.name == CHECKPOINTS and given.is_dir():
     folder, step = given.parent, int(given.name) if step is None else step
   else:
@@ -91,10 +126,12 @@ def open_checkpoint(path: Path, step: int | None = None) -> StepDir:
   return StepDir(folder / str(chosen), chosen, tuple(steps))
 
 
-def _what_exists(path: pathlib.Path) -> Problem:
+def _what_exists(path: Any) -> Problem:
   hint = 'Give a workdir (it holds checkpoints/), its checkpoints folder, or one step in it'
   if not path.exists():
-    parent = next(parent for parent in path.parents if parent.exists())
+    parent = next((parent for parent in path.parents if parent.exists()), None)
+    if parent is None:
+      return Problem(f'{path}', 'no such file or folder', '', hint)
     names = ', '.join(sorted(entry.name for entry in parent.iterdir())[:10]) or 'nothing'
     return Problem(f'{path}', 'no such file or folder', '', f'{parent} holds {names}. {hint}')
   if not path.is_dir():
@@ -113,7 +150,7 @@ def read_meta(path: Path, step: int | None = None) -> dict[str, Any]:
   return load_meta(found.path, manifests.load(found.path))
 
 
-def load_meta(step_dir: pathlib.Path, manifest: Manifest) -> dict[str, Any]:
+def load_meta(step_dir: Any, manifest: Manifest) -> dict[str, Any]:
   """Returns the meta JSON of a step folder, checked against the manifest; raises DamagedCheckpoint."""
   path = step_dir / 'meta' / 'metadata'
   try:
@@ -182,7 +219,7 @@ def restore_params(
 
 
 def read_arrays(
-  step_dir: pathlib.Path, entries: Mapping[str, Entry], place: Mapping[str, Sharding | None]
+  step_dir: Any, entries: Mapping[str, Entry], place: Mapping[str, Sharding | None]
 ) -> dict[str, Any]:
   """Returns {'item/a/b': array} of the given entries, verified against their digests.
 
@@ -222,8 +259,8 @@ def read_arrays(
   return arrays
 
 
-def _array_spec(item_dir: pathlib.Path, name: str) -> dict[str, Any]:
-  base = {'driver': 'file', 'path': f'{item_dir}/'}
+def _array_spec(item_dir: Any, name: str) -> dict[str, Any]:
+  base: Any = f'{item_dir}/' if in_bucket(item_dir) else {'driver': 'file', 'path': f'{item_dir}/'}
   kvstore = {'driver': 'ocdbt', 'base': base, 'path': f'{name}/'}
   return {'driver': 'zarr', 'kvstore': kvstore, 'fill_missing_data_reads': False, 'open': True}
 

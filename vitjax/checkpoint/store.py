@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import pathlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -48,13 +47,16 @@ class Store:
   One job at a time: construction takes WORKDIR/.lock. All processes of a job construct a Store and call its
   methods together; files are written by all, renamed and deleted by process 0.
 
+  With checkpoint.directory the steps lie in DIRECTORY/checkpoints instead, which may be in a gs:// bucket; the lock
+  stays in the workdir, and keeps no job away that has another one.
+
   Args:
     workdir: the run's folder; made if missing. A relative path is resolved at once.
-    config: keep_last, keep_best and save_async are used here; `every` and `retries` are the loop's affair.
+    config: directory, keep_last, keep_best and save_async are used here; `every` and `retries` are the loop's affair.
 
   Attributes:
     workdir: absolute.
-    directory: WORKDIR/checkpoints.
+    directory: WORKDIR/checkpoints, or DIRECTORY/checkpoints.
     stalled_s: how long saves have waited so far for an earlier save to be written: storage that is slower
       than checkpoint.every.
 
@@ -63,9 +65,10 @@ class Store:
   """
 
   def __init__(self, workdir: str | os.PathLike[str], config: CheckpointConfig | None = None):
-    self.workdir = reading.absolute(workdir)
-    self.directory = self.workdir / reading.CHECKPOINTS
     self._config = config or CheckpointConfig()
+    self.workdir = reading.local(workdir)
+    self._root = self.workdir if not self._config.directory else reading.absolute(self._config.directory)
+    self.directory = self._root / reading.CHECKPOINTS
     self._manager: ocp.CheckpointManager | None = None
     self._values: dict[int, float] = {}
     self._pending: int | None = None
@@ -73,6 +76,7 @@ class Store:
     self._lock: WorkdirLock | None = None
     failure: CheckpointError | None = None
     if self._is_main():
+      self.workdir.mkdir(parents=True, exist_ok=True)
       self.directory.mkdir(parents=True, exist_ok=True)
       try:
         self._lock = WorkdirLock(self.workdir)
@@ -296,10 +300,10 @@ class Store:
   def _set_aside(self, damaged: Sequence[int], restored: int, faults: Sequence[Problem]) -> None:
     for step in damaged:
       logger.warning(
-        'checkpoint step %d is damaged; falling back to step %d. It is kept in %s',
+        'checkpoint step %d is damaged; falling back to step %d. It is %s',
         step,
         restored,
-        self.workdir / DAMAGED,
+        'removed' if reading.in_bucket(self._root) else f'kept in {self._root / DAMAGED}',
       )
     for fault in faults:
       logger.warning('%s', fault)
@@ -307,7 +311,7 @@ class Store:
       return
     self._drop_manager()
     if self._is_main():
-      leftovers.set_aside(self.directory, damaged, self.workdir / DAMAGED)
+      leftovers.set_aside(self.directory, damaged, self._root / DAMAGED)
     _barrier('vitjax_set_aside')
 
   def close(self) -> None:
@@ -364,7 +368,7 @@ def _manifest_text(
   return manifests.dump(Manifest(step, arrays, meta_sha256, metrics))
 
 
-def _read_step(step_dir: pathlib.Path, step: int, wanted: Mapping[str, Any]) -> Restored:
+def _read_step(step_dir: Any, step: int, wanted: Mapping[str, Any]) -> Restored:
   """Returns a step in the structure of the wanted trees.
 
   Raises:

@@ -94,7 +94,8 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
   if distributed.is_main():
     for name, value in sorted(final.items()):
       print(f'{name} = {value:.6g}')
-    print(f'next: vitjax predict IMAGE --checkpoint={args.workdir}')
+    place = recipe.checkpoint.directory or args.workdir
+    print(f'next: vitjax predict IMAGE --checkpoint={place}')
   return 0
 
 

@@ -175,6 +175,7 @@ class ParallelConfig:
 class CheckpointConfig:
   """What is saved in WORKDIR/checkpoints."""
 
+  directory: str | None = knob(None, 'folder or gs:// bucket that holds checkpoints/ instead of the workdir, where log, lock and stacks stay; gs:// needs the extra vitjax[gcs]')
   every: Duration = knob(Duration(1000, 'steps'), 'time between saves; the last step is always saved')
   keep_last: int = knob(2, 'newest steps kept', minimum=1)
   keep_best: str | None = knob(None, "metric such as 'val/accuracy_top1' whose best step is kept as well (largest wins)")
