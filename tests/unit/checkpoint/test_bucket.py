@@ -1,6 +1,7 @@
 """Checkpoints in a gs:// bucket: Orbax and TensorStore against a bucket in memory."""
 
 import logging
+import sys
 
 import fake_bucket
 import fsspec
@@ -27,9 +28,8 @@ def bucket(monkeypatch):
   monkeypatch.setenv('TENSORSTORE_GCS_HTTP_URL', f'http://127.0.0.1:{server.server_address[1]}')
   monkeypatch.setenv('GOOGLE_AUTH_TOKEN_FOR_TESTING', 'nobody')
   monkeypatch.setattr(gcs_utils, 'is_hierarchical_namespace_enabled', lambda path: False)
-  fsspec.register_implementation('gcs', fake_bucket.FakeGcs, clobber=True)
+  monkeypatch.setitem(sys.modules['fsspec.registry']._registry, 'gcs', fake_bucket.FakeGcs)
   yield fake_bucket.FakeGcs.store
-  fsspec.register_implementation('gcs', 'gcsfs.GCSFileSystem', clobber=True)
   fake_bucket.FakeGcs.store.clear()
   server.shutdown()
   server.server_close()
@@ -102,10 +102,12 @@ def test_a_run_with_its_checkpoints_in_a_bucket(tmp_path, bucket):
 
 
 def test_what_is_missing_is_said(tmp_path, monkeypatch):
-  fsspec.register_implementation('gcs', 'no_such_package.FileSystem', clobber=True)
+  def missing(protocol):
+    raise ImportError(protocol)
+
+  monkeypatch.setattr(fsspec, 'get_filesystem_class', missing)
   with pytest.raises(CheckpointError, match=r'needs the package gcsfs(.|\n)*vitjax\[gcs\]'):
     Store(tmp_path, CONFIG)
-  fsspec.register_implementation('gcs', 'gcsfs.GCSFileSystem', clobber=True)
   with pytest.raises(CheckpointError, match=r'gs:// buckets(.|\n)*Mount the bucket'):
     Store(tmp_path, CheckpointConfig(directory='s3://bucket/run'))
   with pytest.raises(CheckpointError, match='checkpoint.directory; or mount'):
