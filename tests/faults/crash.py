@@ -52,7 +52,7 @@ def _kill_at_a_random_moment(rng: random.Random, workdir: pathlib.Path, seconds:
   'kill -9 at random moments, async save every 5 steps',
   'the resumed run ends identical: arrays, RNG, position and metric log',
   full=50,
-  slow=4,
+  slow=2,
   quick=1,
 )
 def kills(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
@@ -73,7 +73,7 @@ def kills(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   'kill -9 in every save phase',
   'as 1: copy, write, commit, delete-old',
   full=len(injections.SAVE_PHASES),
-  slow=3,
+  slow=2,
 )
 def save_phases(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   expected, _ = reference()
@@ -126,7 +126,7 @@ def kills_around_the_end(rng: random.Random, count: int, folder: pathlib.Path) -
   'resume mid-epoch, at the boundary, at step 1, at the last step',
   'identical',
   full=4,
-  slow=2,
+  slow=1,
 )
 def resume_points(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   expected, _ = reference()
@@ -157,7 +157,7 @@ def _same_apart_from_evals(workdir: pathlib.Path, expected: pathlib.Path) -> str
   'worker counts 0, 1, 2, 4 across a resume',
   'the same stream of examples: an identical end',
   full=1,
-  slow=1,
+  slow=0,
 )
 def worker_counts(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   del rng, count

@@ -26,7 +26,7 @@ _WITHIN_S = STEP_TIMEOUT_S + 20
   'a rank sleeps for ever inside a step',
   'all stacks written, the rank named, all exit within T',
   full=3,
-  slow=1,
+  slow=0,
 )
 def sleeping_rank(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   outcome, took = Outcome(), []
@@ -86,7 +86,7 @@ def absent_rank(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome
   return outcome
 
 
-@case(28, 'C', 'wrong process count, port taken', 'a message within seconds', full=1, slow=1)
+@case(28, 'C', 'wrong process count, port taken', 'a message within seconds', full=1, slow=0)
 def wrong_launch(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   del rng, count
   outcome, took = Outcome(), []
@@ -111,7 +111,7 @@ def wrong_launch(rng: random.Random, count: int, folder: pathlib.Path) -> Outcom
   return outcome
 
 
-@case(29, 'C', 'another config or other code on one rank', 'refused before compilation', full=1, slow=1)
+@case(29, 'C', 'another config or other code on one rank', 'refused before compilation', full=1, slow=0)
 def different_ranks(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   del rng, count
   outcome = Outcome(figure='seed, learning rate, data set, a changed module')
@@ -139,7 +139,7 @@ def different_ranks(rng: random.Random, count: int, folder: pathlib.Path) -> Out
   'an exception on one rank only',
   'all exit non-zero within seconds, the cause logged once',
   full=3,
-  slow=1,
+  slow=0,
 )
 def failing_rank(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   outcome, took = Outcome(), []
@@ -178,7 +178,7 @@ def uneven_evaluation(rng: random.Random, count: int, folder: pathlib.Path) -> O
   return outcome
 
 
-@case(32, 'C', 'one rank many times slower', 'the straggler is named', full=2, slow=1)
+@case(32, 'C', 'one rank many times slower', 'the straggler is named', full=2, slow=0)
 def straggler(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   outcome = Outcome(figure='half a second more for each batch of one rank')
   for i in range(count):
@@ -200,7 +200,7 @@ def straggler(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   'one parameter changed on one replica',
   'found at the next comparison, the device named',
   full=3,
-  slow=1,
+  slow=0,
 )
 def flipped_replica(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   outcome = Outcome(figure='one weight on one of 4 devices; compared every 5 steps')

@@ -28,7 +28,8 @@ from vitjax.errors import DataError, VitjaxError
   'odd and damaged image files',
   'the right pixels, or an error with the file name; no crash',
   full=1,
-  slow=1,
+  slow=0,
+  quick=1,
 )
 def odd_images(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   del rng, count, folder
@@ -111,7 +112,7 @@ def pixel_bombs(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome
   return outcome
 
 
-@case(41, 'E', 'label out of range, class without images', 'the record or class is named', full=20, slow=5)
+@case(41, 'E', 'label out of range, class without images', 'the record or class is named', full=20, slow=3)
 def wrong_labels(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   outcome, tools = Outcome(figure='records, manifests and folders'), makers.unit_module('data/conftest')
   image = tools.encode(tools.photo(1))
@@ -184,7 +185,7 @@ def _write_tfrecord(path: pathlib.Path, records: list[bytes]) -> None:
       file.write(record + struct.pack('<I', masked_crc32c(record)))
 
 
-@case(43, 'E', 'an input worker killed', 'the run ends within seconds, no hang', full=3, slow=1)
+@case(43, 'E', 'an input worker killed', 'the run ends within seconds, no hang', full=3, slow=0)
 def killed_worker(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   outcome, seconds = Outcome(), []
   for i in range(count):
@@ -206,7 +207,7 @@ def killed_worker(rng: random.Random, count: int, folder: pathlib.Path) -> Outco
   return outcome
 
 
-@case(44, 'E', 'the data set changed between runs', 'refused, with both fingerprints', full=1, slow=1)
+@case(44, 'E', 'the data set changed between runs', 'refused, with both fingerprints', full=1, slow=0)
 def changed_data(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   del rng, count
   import shutil

@@ -27,7 +27,7 @@ def _finite(workdir: pathlib.Path) -> bool:
   'one NaN batch',
   'exactly one step skipped, counted; the same on all ranks; no NaN remembered',
   full=5,
-  slow=1,
+  slow=0,
 )
 def nan_batch(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   outcome = Outcome(figure='on 1 process, on 2, and 2 devices with their copies compared every step')
@@ -51,7 +51,7 @@ def nan_batch(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   return outcome
 
 
-@case(35, 'D', 'NaN for ever', 'stops after N; the last checkpoint is finite', full=3, slow=1)
+@case(35, 'D', 'NaN for ever', 'stops after N; the last checkpoint is finite', full=3, slow=0)
 def nan_for_ever(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   outcome = Outcome(figure='N = 3; exit code 1')
   for i in range(count):
@@ -71,7 +71,7 @@ def nan_for_ever(rng: random.Random, count: int, folder: pathlib.Path) -> Outcom
   'loss spike x100',
   'reported; rollback restores step and input position, and passes over the batches',
   full=3,
-  slow=1,
+  slow=0,
 )
 def loss_spike(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   outcome = Outcome(figure='reported; rolled back, each row once')
@@ -102,7 +102,7 @@ def loss_spike(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   'NaN in the weights at the time of a save',
   'the save is refused, older steps intact',
   full=3,
-  slow=1,
+  slow=0,
 )
 def nan_in_weights(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   outcome = Outcome(figure='exit code 1; the array is named')
@@ -125,7 +125,7 @@ def nan_in_weights(rng: random.Random, count: int, folder: pathlib.Path) -> Outc
   'goodput accounts with injected stalls',
   'phases sum to the wall time within 1 %, each stall in its own',
   full=3,
-  slow=1,
+  slow=0,
 )
 def goodput(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   del rng

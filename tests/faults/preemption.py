@@ -77,7 +77,7 @@ def kill_one_rank(rng: random.Random, count: int, folder: pathlib.Path) -> Outco
   return _kills_of_one(rng, count, folder, [1, 2, 3])
 
 
-@case(4, 'A', 'the coordinator killed', 'as 3', full=7, slow=1)
+@case(4, 'A', 'the coordinator killed', 'as 3', full=7, slow=0)
 def kill_the_coordinator(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   return _kills_of_one(rng, count, folder, [0])
 
@@ -94,7 +94,7 @@ def _percentiles(seconds: list[float]) -> str:
   'SIGTERM to one process of two',
   'the same step saved by both, exit code 42; the restart is identical',
   full=20,
-  slow=1,
+  slow=0,
 )
 def terminate_one(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   outcome, took = Outcome(), []
@@ -150,7 +150,7 @@ def terminate_group(rng: random.Random, count: int, folder: pathlib.Path) -> Out
   'SIGTERM during compilation, restore, evaluation, final save',
   'saves or leaves clean; then identical',
   full=4,
-  slow=4,
+  slow=0,
 )
 def terminate_anywhere(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   moments = ['compilation', 'restore', 'evaluation', 'final save']
@@ -177,7 +177,7 @@ def terminate_anywhere(rng: random.Random, count: int, folder: pathlib.Path) -> 
   'two SIGTERMs, then SIGKILL 5 s later, in a save that hangs',
   'the older step intact: identical after the restart',
   full=20,
-  slow=2,
+  slow=0,
 )
 def terminate_then_kill(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   outcome = Outcome(figure='saves take 60 s; four runs at a time')
@@ -201,7 +201,7 @@ def terminate_then_kill(rng: random.Random, count: int, folder: pathlib.Path) ->
   return outcome
 
 
-@case(14, 'A', 'crash loop: restarts without progress', 'stops after 5, names the cause', full=3, slow=1)
+@case(14, 'A', 'crash loop: restarts without progress', 'stops after 5, names the cause', full=3, slow=0)
 def crash_loop(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   outcome = Outcome()
   for i in range(count):

@@ -222,7 +222,7 @@ def sockets(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   'kill -9, then the logs are read',
   'at most one row lost; none twice after the resume',
   full=20,
-  slow=3,
+  slow=1,
 )
 def logs_after_kills(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   expected, _ = reference()

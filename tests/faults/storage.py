@@ -50,7 +50,7 @@ def _flip(file: pathlib.Path, offset: int, bit: int) -> None:
   file.write_bytes(data)
 
 
-@case(15, 'B', 'one bit flipped in array data', 'found, and the array named', full=200, slow=20)
+@case(15, 'B', 'one bit flipped in array data', 'found, and the array named', full=200, slow=0)
 def bit_flips(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   step = _newest(_copy_of_reference(folder))
   places = _array_bytes(step)
@@ -74,7 +74,7 @@ def bit_flips(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   'each checkpoint file cut in half, emptied or deleted',
   'an error that names it, or an exact restore',
   full=1,
-  slow=1,
+  slow=0,
 )
 def damaged_files(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   del rng, count
@@ -108,7 +108,7 @@ def _everything(step: pathlib.Path) -> str:
   'newest step corrupt; all steps corrupt',
   'falls back to the one before, by name; never starts from scratch in silence',
   full=1,
-  slow=1,
+  slow=0,
 )
 def corrupt_steps(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   del rng, count
@@ -193,7 +193,7 @@ def read_only(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   'storage that takes 20 s',
   'step time unaffected while it writes; what a further save waits is counted',
   full=20,
-  slow=2,
+  slow=0,
 )
 def slow_storage(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   """`count` is the seconds that a write takes longer."""
@@ -221,7 +221,7 @@ def slow_storage(rng: random.Random, count: int, folder: pathlib.Path) -> Outcom
   return outcome
 
 
-@case(21, 'B', 'leftovers after kills', 'no byte more than an uninterrupted run leaves', full=20, slow=3)
+@case(21, 'B', 'leftovers after kills', 'no byte more than an uninterrupted run leaves', full=20, slow=2)
 def leftovers_of_kills(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   expected, seconds = reference()
   workdir, outcome = folder / 'run', Outcome()
@@ -276,7 +276,7 @@ def earlier_version(rng: random.Random, count: int, folder: pathlib.Path) -> Out
   'wrong shape, missing or extra array, another dtype',
   'one message that lists every path; nothing cast',
   full=1,
-  slow=1,
+  slow=0,
 )
 def misfits(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   del rng, count
@@ -300,7 +300,7 @@ def misfits(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   return outcome
 
 
-@case(24, 'B', 'two jobs in one workdir', 'the second is refused, the first goes on', full=5, slow=1)
+@case(24, 'B', 'two jobs in one workdir', 'the second is refused, the first goes on', full=5, slow=0)
 def two_jobs(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   outcome, seconds = Outcome(), []
   for i in range(count):
