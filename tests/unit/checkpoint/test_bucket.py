@@ -84,6 +84,7 @@ def test_a_step_without_its_last_file_is_no_step(tmp_path, sample, bucket):
     assert int(store.restore(**sample.abstract(sample.trees())).aux['step']) == 7
 
 
+@pytest.mark.slow
 def test_a_run_with_its_checkpoints_in_a_bucket(tmp_path, bucket):
   from vitjax.training import build, train
 
