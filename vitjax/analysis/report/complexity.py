@@ -105,22 +105,25 @@ def _write_csv(path: pathlib.Path, rows: Sequence[Any]) -> None:
 
 def plot(measurements: Sequence[Measurement], fits: Sequence[Exponents]) -> bytes:
   """Returns a PNG: times against T and against d, both axes logarithmic, with fitted exponents."""
-  figure, axes = draw.canvas(1, 2, height=4.4, sharey=True)
-  for axis, vary in zip(axes[0], ('T', 'd'), strict=True):
+  figure, axes = draw.canvas(2, 1, height=5.6)
+  for axis, vary in zip(axes[:, 0], ('T', 'd'), strict=True):
     for fit in (fit for fit in fits if fit.vary == vary):
       rows = [m for m in measurements if (m.layer, m.vary) == (fit.layer, vary)]
       sizes = [m.t if vary == 'T' else m.d for m in rows]
-      label = f'{fit.layer}: {fit.seconds:.2f} (formula {fit.formula})'
+      name = fit.layer.replace(' ', '\n')
+      label = f'{name}: {fit.seconds:.2f} (formula {fit.formula})'
       axis.plot(sizes, [m.seconds for m in rows], 'o-', color=_COLOURS[fit.layer], markersize=4, label=label)
     axis.set_xscale('log', base=2)
     axis.set_yscale('log')
-    ticks = sorted({m.t if vary == 'T' else m.d for m in measurements if m.vary == vary})
+    sizes = {m.t if vary == 'T' else m.d for m in measurements if m.vary == vary}
+    ticks = sorted(size for size in sizes if size & (size - 1) == 0)
     axis.set_xticks(ticks, [str(tick) for tick in ticks], rotation=60)
     axis.minorticks_off()
     axis.set_xlabel('T, positions' if vary == 'T' else 'd, width')
+    axis.set_ylabel('seconds for one layer')
     axis.grid(alpha=0.25, linewidth=0.6)
     axis.legend(
-      frameon=False, loc='lower center', bbox_to_anchor=(0.5, 1.0), title=f'exponent of {vary}, by time'
-    )
-  axes[0, 0].set_ylabel('seconds for one layer')
+      frameon=False, loc='center left', bbox_to_anchor=(1.0, 0.5), title=f'exponent of {vary}, by time', fontsize=8,
+      title_fontsize=8,
+    )  # fmt: skip
   return draw.encoded(figure)
