@@ -75,12 +75,12 @@ def stopped_rank(rng: random.Random, count: int, folder: pathlib.Path) -> Outcom
 def absent_rank(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   outcome, took = Outcome(), []
   for i in range(count):
-    absent = rng.choice([1, 2])
-    jobs = runs.together(folder / f'run{i}', 3, {'resilience.start_timeout_s': 8}, absent=[absent])
+    absent = rng.choice([1, 2, 3])
+    jobs = runs.together(folder / f'run{i}', 4, {'resilience.start_timeout_s': 8}, absent=[absent])
     codes, seconds = runs.wait_all(jobs, 90)
     took.append(seconds)
     text = jobs[0].text()
-    good = 0 not in codes and None not in codes and str(absent) in text and '3' in text and '8 s' in text
+    good = 0 not in codes and None not in codes and f'rank {absent}' in text and '4' in text and '8 s' in text
     outcome.count('' if good else f'{codes} after {seconds:.0f} s: {text[-400:]}')
   outcome.figure = f'start_timeout_s = 8: ended after {max(took):.1f} s'
   return outcome
@@ -127,7 +127,10 @@ def different_ranks(rng: random.Random, count: int, folder: pathlib.Path) -> Out
     codes, _ = runs.wait_all(jobs, 90)
     text = '\n'.join(job.text() for job in jobs)
     good = (
-      codes == [2, 2] and part in text and 'compiled' not in text and not (workdir / 'metrics.jsonl').exists()
+      codes == [2, 2]
+      and part in text
+      and 'compiling' not in text
+      and not (workdir / 'metrics.jsonl').exists()
     )
     outcome.count('' if good else f'{name}: exit codes {codes}: {text[-400:]}')
   return outcome

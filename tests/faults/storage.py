@@ -34,14 +34,29 @@ def _newest(workdir: pathlib.Path) -> pathlib.Path:
 
 
 def _array_bytes(step: pathlib.Path) -> list[tuple[str, pathlib.Path, int, int]]:
-  """Returns (array, file, offset, size) of the arrays whose data stand in one piece in a file."""
+  """Returns (array, file, offset, size) of the arrays whose data stand in one piece in a file that is read.
+
+  The files that a process wrote before they were merged may hold a second copy, which nothing reads any more.
+  """
   files = {file: file.read_bytes() for file in step.rglob('*') if file.is_file() and file.parent.name == 'd'}
   found = []
   for name, array in tiny.restore_arrays(step).items():
     data = array.tobytes()
     places = [(file, text.find(data)) for file, text in files.items() if len(data) >= 64 and array.any()]
     found += [(name, file, at, len(data)) for file, at in places if at >= 0]
-  return found
+  return [place for place in found if _is_read(step, *place[1:3])]
+
+
+def _is_read(step: pathlib.Path, file: pathlib.Path, at: int) -> bool:
+  """Returns whether a change of that byte changes anything: what is restored, or that it is."""
+  before = runs.state_digest(step)
+  _flip(file, at, 0)
+  try:
+    return runs.state_digest(step) != before
+  except CheckpointError:
+    return True
+  finally:
+    _flip(file, at, 0)
 
 
 def _flip(file: pathlib.Path, offset: int, bit: int) -> None:
