@@ -311,7 +311,9 @@ def on_tmpfs(workdir: str, size: str, step: int, ballast: int = 0, read_only_s: 
       # Bound over itself: files that are open, such as the metric log, would make a plain remount fail.
       assert not _mount('--bind', workdir, workdir)
       assert not _mount('-o', 'remount,bind,ro', workdir)
-      threading.Timer(read_only_s, lambda: subprocess.run(['umount', '-l', workdir], check=True)).start()
+      timer = threading.Timer(read_only_s, lambda: subprocess.run(['umount', '-l', workdir], check=True))
+      timer.daemon = True
+      timer.start()
 
   from vitjax.training.metrics import MetricsWriter
 

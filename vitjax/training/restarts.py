@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pathlib
 import time
 from types import TracebackType
@@ -10,6 +11,8 @@ from types import TracebackType
 from vitjax.checkpoint.reading import any_process
 from vitjax.errors import Preempted, Problem, TrainingError
 from vitjax.parallel.distributed import is_main
+
+log = logging.getLogger('vitjax')
 
 _FILE = 'starts.json'
 _UNKNOWN = 'unknown: it ended without a word (killed from outside, out of memory, or the machine went down)'
@@ -61,6 +64,13 @@ class CrashLoop:
     """Records how this start ends; None: in a way that does not count."""
     if not is_main():
       return
+    try:
+      self._write(cause)
+    except OSError as error:
+      # A disk that is full or read-only: the run has its own word to say about that.
+      log.warning('%s: %s; this start is not counted', self._path, error.strerror)
+
+  def _write(self, cause: str | None) -> None:
     if cause is None:
       self._path.unlink(missing_ok=True)
       return

@@ -52,3 +52,13 @@ def test_a_kill_is_counted_and_a_broken_file_is_not_trusted(tmp_path):
 def test_a_run_that_ends_well_leaves_no_count(tmp_path):
   train(build(tiny.tiny_recipe(stop_after='2 steps')), tmp_path)
   assert not (tmp_path / 'starts.json').exists()
+
+
+def test_a_disk_that_takes_nothing_does_not_hide_why_the_run_ended(tmp_path, caplog, monkeypatch):
+  def refuse(*args, **kwargs):
+    raise OSError(30, 'Read-only file system')
+
+  with pytest.raises(RuntimeError, match='the cause'), CrashLoop(tmp_path, 5, 3):
+    monkeypatch.setattr(type(tmp_path), 'write_text', refuse)
+    raise RuntimeError('the cause')
+  assert 'Read-only file system; this start is not counted' in caplog.text
