@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import random
+import re
 import struct
 import time
 import tracemalloc
@@ -153,13 +154,13 @@ def corrupt_shards(rng: random.Random, count: int, folder: pathlib.Path) -> Outc
     data = bytearray(victim.read_bytes())
     at = len(data) // 2
     if how == 'flipped':
-      data[-200] ^= 0xFF
+      data[max(data.find(image[60:100]) for image, _ in examples)] ^= 0xFF
     victim.write_bytes({'cut': data[:at], 'garbage': b'damaged' * 999, 'flipped': data, 'deleted': data}[how])
     if how == 'deleted':
       victim.unlink()
     config = SourceConfig(kind='array_record' if i % 2 else 'tfrecord', path=str(here), num_classes=2)
-    shard = victim.name.split('-')[1] if how == 'deleted' else victim.name
-    named = f'shard {int(shard[-5:])}' if how == 'deleted' and shard[-5:].isdigit() else victim.name
+    shard = re.search(r'-(\d{5})-of-', victim.name)
+    named = f'shard {int(shard[1])}' if how == 'deleted' and shard else victim.name
     outcome.count(_refusal(lambda: _read_all(config), named))  # noqa: B023
   outcome.figure = 'cut, overwritten, one byte flipped, deleted'
   return outcome
@@ -219,10 +220,14 @@ def changed_data(rng: random.Random, count: int, folder: pathlib.Path) -> Outcom
   for knobs in (
     {'data.source.num_examples': 104},
     {
-      'data.source.kind': 'digits',
-      'data.source.num_examples': 64,
-      'data.source.num_classes': None,
-      'data.source.split': 'train[:96]',
+      f'{where}.{name}': value
+      for where in ('data.source', 'evals.val.source')
+      for name, value in {
+        'kind': 'digits',
+        'num_examples': 64,
+        'num_classes': None,
+        'split': 'train[:96]',
+      }.items()
     },
     {'data.source.num_classes': 9, 'evals.val.source.num_classes': 9, 'model.num_classes': 10},
   ):
