@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import re
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
@@ -50,7 +51,10 @@ def read_op_times(folder: pathlib.Path, module: str) -> OpTimes:
   files = sorted(folder.rglob('*.xplane.pb'), key=lambda path: path.stat().st_mtime)
   if not files:
     raise DataError('no trace was written', [Problem(str(folder), '', 'a file *.xplane.pb')])
-  devices = _events_by_device(jax.profiler.ProfileData.from_file(str(files[-1])), module)
+  with warnings.catch_warnings():
+    # The types of ProfileData warn when first used, from C++, where a warning made an error aborts the process.
+    warnings.simplefilter('ignore', DeprecationWarning)
+    devices = _events_by_device(jax.profiler.ProfileData.from_file(str(files[-1])), module)
   if not devices:
     raise DataError('the trace is empty', [Problem(str(files[-1]), '', f'operations of {module}')])
   seconds, counts = Counter(), Counter()
@@ -93,31 +97,6 @@ def share_time(events: Sequence[Event]) -> dict[str, float]:
     else:
       running[event.line].remove(event)
   return dict(total)
-
-
-def _events_by_device(data: jax.profiler.ProfileData, module: str) -> dict[str, list[Event]]:
-  """Returns {device: events} of the operations of `module`.
-
-  TPU planes list them in a line 'XLA Ops'; elsewhere an operation is what carries the statistic 'hlo_op', on the
-  streams of a GPU's plane, or on the host's threads for the CPU, whose devices tell themselves apart by number.
-  """
-  devices: dict[str, list[Event]] = defaultdict(list)
-  for plane in data.planes:
-    lines = list(plane.lines)
-    of_tpu = [line for line in lines if line.name == 'XLA Ops']
-    for number, line in enumerate(of_tpu or lines):
-      for event in line.events:
-        stats = dict(event.stats)
-        if of_tpu:
-          op = event.name.partition(' = ')[0].lstrip('%')
-        elif 'hlo_op' in stats and ('hlo_module' not in stats or stats['hlo_module'] == module):
-          op = str(stats['hlo_op'])
-        else:
-          continue
-        device = f'{plane.name}:{stats["device_ordinal"]}' if 'device_ordinal' in stats else plane.name
-        begin = event.start_ns
-        devices[device].append(Event(op, number, begin, begin + event.duration_ns))
-  return devices
 
 
 def op_names(compiled_text: str) -> dict[str, str]:
