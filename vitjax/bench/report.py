@@ -22,7 +22,9 @@ def write_report(folder: pathlib.Path) -> pathlib.Path:
   Raises:
     DataError: FOLDER/results holds no figures.
   """
-  found = [json.loads(path.read_text()) for path in sorted((folder / 'results').glob('*.json'))]
+  files = sorted((folder / 'results').glob('*.json'))
+  found = [json.loads(path.read_text()) for path in files]
+  found = [data for data in found if 'summary' in data or 'components' in data]
   if not found:
     problem = Problem(
       str(folder / 'results'), '', 'files *.json',
@@ -30,7 +32,7 @@ def write_report(folder: pathlib.Path) -> pathlib.Path:
     )  # fmt: skip
     raise DataError('there is nothing to report', [problem])
   parts = [_HEADER]
-  parts += [_comparison(data) for data in found if 'rows' in data]
+  parts += [_comparison(data) for data in found if 'summary' in data]
   parts += [_step(data) for data in found if 'components' in data]
   path = folder / 'BENCHMARKS.md'
   path.write_text('\n'.join(parts), encoding='utf-8')

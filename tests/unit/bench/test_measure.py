@@ -18,6 +18,7 @@ def test_the_command_times_a_recipe_without_its_data(tmp_path, capsys):
   flags = ['--steps=4', f'--out={tmp_path}', '--config.data.image_size=32', '--config.model.depth=1']
   flags += ['--config.data.batch_size=8', '--config.model.dtype=float32']
   assert main(['bench', f'--config={RECIPE}:model=Ti/16', *flags]) == 0
+  text = capsys.readouterr().out
   found = Measurement(**json.loads((tmp_path / 'step.json').read_text()))
   assert len(found.step_s) == 4
   assert found.images_per_s == pytest.approx(8 / found.median_s)
@@ -25,13 +26,13 @@ def test_the_command_times_a_recipe_without_its_data(tmp_path, capsys):
   assert found.losses[0] > 0
   assert (tmp_path / 'step.png').read_bytes().startswith(b'\x89PNG')
   assert list((tmp_path / 'profile').rglob('*.xplane.pb'))
-  text = capsys.readouterr().out
   assert 'Ti/16, 32 x 32, batch 8, float32' in text
   assert all(len(line) <= 100 for line in table(found).splitlines()[2:])
 
 
 def test_a_step_that_would_take_minutes_is_refused(capsys):
-  assert main(['bench', f'--config={RECIPE}:model=G/14']) == 2
+  flags = ['--config.model.depth=1', '--config.data.batch_size=200000', '--config.optim.warmup=1 steps']
+  assert main(['bench', f'--config={RECIPE}:model=Ti/16', *flags]) == 2
   assert '--config.data.batch_size=' in capsys.readouterr().err
 
 
@@ -40,6 +41,12 @@ def test_nothing_to_time_is_refused(capsys):
   text = capsys.readouterr().err
   assert '--config' in text
   assert '--steps' in text
+
+
+def test_flags_that_nothing_would_read_are_refused(capsys):
+  assert main(['bench', '--report=x', '--steps=3', '--photos', '--config=y.py']) == 2
+  text = capsys.readouterr().err
+  assert all(flag in text for flag in ('--steps', '--photos', '--config'))
 
 
 def test_the_report_holds_ratios_and_versions(tmp_path):
