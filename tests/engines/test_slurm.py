@@ -108,7 +108,7 @@ def test_saved_before_the_limit_queued_again_and_resumed_exactly(slurm, tmp_path
     'XLA_FLAGS', f'{os.environ["XLA_FLAGS"].split()[-1]} --xla_force_host_platform_device_count={DEVICES}'
   )
   workdir, reference = tmp_path / 'run', tmp_path / 'reference'
-  slow = (sys.executable, str(pathlib.Path(__file__).with_name('slowly.py')))
+  slow = (sys.executable, '-P', str(pathlib.Path(__file__).with_name('slowly.py')))
   job = Job('resume', 1, str(RECIPE), str(workdir), overrides=OVERRIDES, program=slow)
   log = tmp_path / 'job.log'
   (tmp_path / 'job.sbatch').write_text(

@@ -119,7 +119,7 @@ def test_killed_on_four_processes_and_resumed_on_two_each_example_counts_once_an
     'train', *SMALL, f'--workdir={workdir}', f'--config.data.source.split=train[:{EXAMPLES}]',
     f'--config.total={TOTAL} steps', '--config.checkpoint.every=2 steps',
   ]  # fmt: skip
-  command = [sys.executable, '-u', str(pathlib.Path(__file__).with_name('recorded_ids.py')), *flags]
+  command = [sys.executable, '-P', '-u', str(pathlib.Path(__file__).with_name('recorded_ids.py')), *flags]
   monkeypatch.setenv('PYTHONPATH', str(ROOT))
   monkeypatch.setenv('RECORD', str(tmp_path / 'first'))
   killers = []
