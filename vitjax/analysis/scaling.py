@@ -62,7 +62,7 @@ class Measurement:
 # the middle of the range would look like a larger exponent.
 SIZES = {
   'convolution': Sizes((8192, 16384, 32768), 128, (512, 1024, 2048), 2048, 1),
-  'recurrence': Sizes((16, 32, 64, 128), 256, (256, 512, 1024), 16, 128),
+  'recurrence': Sizes((16, 32, 64, 128), 256, (512, 1024, 2048), 16, 128),
   'attention products': Sizes((4096, 6144, 8192, 12288), 128, (512, 1024, 2048), 1024, 1),
   'attention projections': Sizes((1024, 2048, 4096, 8192), 128, (512, 1024, 2048), 2048, 1),
 }

@@ -119,8 +119,10 @@ def shift(subject: Subject) -> Section | LeftOut:
     'What does a shift change?',
     headline + '.',
     how=(
-      "Each photograph is prepared a little larger, and two windows of the model's size are compared, one moved to the "
-      'right: what enters at the border are real pixels. Cosine of the pooled features'
+      "Each photograph is prepared larger, and two windows of the model's size are compared, one moved to the "
+      'right: what enters at the border are real pixels. A window shows '
+      f'{side / (side + 2 * own.strengths[-1]):.0%} of the side, so that 0 is not the usual view of the '
+      'image. Cosine of the pooled features'
       + (
         ', share of unchanged classes, and total variation between probabilities.'
         if own.agreement is not None
@@ -212,7 +214,7 @@ def _stride(loaded: Loaded) -> int:
 
 
 def _curves(results: list[tuple[str, ProbeResult]], label: str, marks: tuple[int, str] | None) -> bytes:
-  figure, axes = draw.canvas(height=2.9)
+  figure, axes = draw.canvas(height=3.2)
   plot = axes[0, 0]
   colours = (draw.BLUE, draw.ORANGE)
   for (name, found), colour in zip(results, colours, strict=False):
@@ -237,7 +239,7 @@ def _curves(results: list[tuple[str, ProbeResult]], label: str, marks: tuple[int
   plot.set_ylim(
     min(0.0, float(values.min())) if values.min() < 0.5 else np.floor(values.min() * 20) / 20 - 0.02, 1.02
   )
-  plot.legend(frameon=False)
+  plot.legend(frameon=False, loc='lower center', bbox_to_anchor=(0.5, 1.0), ncols=len(results))
   return draw.encoded(figure)
 
 

@@ -139,7 +139,10 @@ def norms(subject: Subject) -> Section | LeftOut:
   draw.readable_log(axes[0, 0].yaxis)
   axes[0, 0].set_xlabel('block')
   axes[0, 0].set_ylabel('norm of a patch token')
-  axes[0, 0].legend(frameon=False)
+  axes[0, 0].legend(
+    frameon=False, loc='lower center', bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=7, handlelength=1,
+    columnspacing=1,
+  )  # fmt: skip
   axes[0, 1].bar(block, 100 * found.share, color=draw.RED)
   axes[0, 1].set_xlabel('block')
   axes[0, 1].set_ylabel('outliers in % of patches')
