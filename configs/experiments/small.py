@@ -87,5 +87,5 @@ def _smoke(config):
   config.checkpoint.every = config.log.every = '4 steps'
   for entry in config.evals.values():
     entry.source.split = 'test[:50]'
-    entry.batch_size = 25
+    entry.batch_size = 24
     entry.every = '4 steps'

@@ -79,7 +79,7 @@ def _page(experiment: Experiment, results: list[Result], reported: list[Result],
   if any('smoke' in cell.arguments for cell in experiment.cells):
     lines += ['**Smoke form: a few steps per cell show that everything runs; the numbers mean nothing.**', '']
   spread = f'mean ± standard deviation over {len(seeds)} seeds' if len(seeds) > 1 else 'one seed'
-  lines += [f'{experiment.metric_name.capitalize()}, {spread}:', '']
+  lines += [f'{experiment.metric_name[0].upper()}{experiment.metric_name[1:]}, {spread}:', '']
   lines += [*_table(experiment, reported), '', '![the same as a plot](results.png)', '']
   if experiment.claims:
     heading = '| claim | difference, paired by seed (95 % interval) | verdict |'
