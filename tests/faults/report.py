@@ -16,6 +16,14 @@ from typing import Any
 from faults.registry import CASES, SECTIONS, Case, Outcome
 
 _MAX_FAULTS_SHOWN = 3
+_LIMITS = (
+  '## What this does not show',
+  '',
+  '- Accelerators and real pods: CPU devices, one machine, a model of a few thousand parameters.',
+  '- Object stores: gs:// is tested against a bucket in memory (`tests/unit/checkpoint/test_bucket.py`); s3:// is',
+  '  refused. The lock of a workdir guards one file system, not a bucket.',
+  '- With several processes a failed save ends the run, and the retry is the restart by the launcher.',
+)
 
 
 def line(case: Case) -> str:
@@ -95,7 +103,7 @@ def page(kept: dict[str, Any]) -> str:
       if case.section == letter:
         text.append(_row(case, done[number] if number in done else None))
     text.append('')
-  text += _not_held(done)
+  text += [*_not_held(done), '', *_LIMITS]
   return '\n'.join(text) + '\n'
 
 
