@@ -24,6 +24,7 @@ def main() -> int:
   parser.add_argument(
     '--count', type=int, help='how often, instead of the full count; such results are not kept'
   )
+  parser.add_argument('--piece', type=int, help='at most so many tries now; results of pieces add up')
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--minutes', type=float, default=1e9, help='start no further case after so long')
   parser.add_argument('--list', action='store_true', help='print the catalogue')
@@ -41,8 +42,8 @@ def main() -> int:
     print('\n'.join(report.line(catalogue.CASES[number]) for number in wanted))
     return 0
   return report.run(
-    [catalogue.CASES[number] for number in wanted], again=args.again, count=args.count, seed=args.seed,
-    minutes=args.minutes, results=args.results, target=args.report,
+    [catalogue.CASES[number] for number in wanted], again=args.again, count=args.count, piece=args.piece,
+    seed=args.seed, minutes=args.minutes, results=args.results, target=args.report,
   )  # fmt: skip
 
 

@@ -30,11 +30,17 @@ def reference(num_processes: int = 1) -> tuple[pathlib.Path, float]:
   return folder / 'run', seconds
 
 
-def _kill_at_a_random_moment(rng: random.Random, workdir: pathlib.Path, seconds: float) -> str:
-  """Starts a run and kills it at a moment of its life; returns what was going on."""
+def _kill_at_a_random_moment(
+  rng: random.Random, workdir: pathlib.Path, seconds: float, *, in_training: bool
+) -> str:
+  """Starts a run and kills it at a moment of its life, or of its training alone; returns what was going on."""
   while True:
     job = Job(workdir)
-    job.wait_quietly(rng.random() * seconds)
+    if in_training:
+      job.wait_for_step(rng.randint(1, runs.TOTAL_STEPS - 2))
+      job.wait_quietly(rng.random() * 0.05)
+    else:
+      job.wait_quietly(rng.random() * seconds)
     if job.code is None:
       break
     seconds *= 0.8  # it had ended already, which tests nothing
@@ -60,7 +66,7 @@ def kills(rng: random.Random, count: int, folder: pathlib.Path) -> Outcome:
   outcome, moments = Outcome(), {'before the first row': 0, 'in a save': 0, 'between saves': 0}
   for i in range(count):
     workdir = folder / f'run{i}'
-    moments[_kill_at_a_random_moment(rng, workdir, seconds)] += 1
+    moments[_kill_at_a_random_moment(rng, workdir, seconds, in_training=bool(rng.randrange(2)))] += 1
     outcome.count(run_to_end(workdir) or differs(workdir, expected))
     shutil.rmtree(workdir)
   outcome.figure = ', '.join(f'{number} {moment}' for moment, number in moments.items())

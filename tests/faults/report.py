@@ -31,7 +31,7 @@ def line(case: Case) -> str:
   return f'{case.section}{case.number:>3} x{case.full:<4} {case.title}: {case.promise}'
 
 
-def try_case(case: Case, count: int, seed: int = 0) -> tuple[Outcome, float]:
+def try_case(case: Case, count: int, seed: int | str = 0) -> tuple[Outcome, float]:
   """Returns what a case saw, and the seconds it took."""
   began_s = time.monotonic()
   with tempfile.TemporaryDirectory(prefix=f'vitjax-fault-{case.number}-', ignore_cleanup_errors=True) as name:
@@ -44,6 +44,7 @@ def run(
   *,
   again: bool,
   count: int | None,
+  piece: int | None = None,
   seed: int,
   minutes: float,
   results: pathlib.Path,
@@ -53,18 +54,26 @@ def run(
   kept: dict[str, Any] = json.loads(results.read_text()) if results.exists() else {}
   began_s, not_held = time.monotonic(), False
   for case in cases:
-    if str(case.number) in kept and not again and count is None:
+    number = str(case.number)
+    before = None if again or count is not None or number not in kept else kept[number]
+    if before is not None and (
+      'partial' not in before or not before['partial'] or before['times'] >= case.full
+    ):
       continue
     if time.monotonic() - began_s > 60 * minutes:
       break
     print(f'{line(case)} ...', flush=True)
-    outcome, seconds = try_case(case, count or case.full, seed)
+    done = 0 if before is None else before['times']
+    tries = count or min(case.full - done, piece or case.full)
+    outcome, seconds = try_case(case, tries, f'{seed} {done}')
     not_held |= outcome.held < outcome.times
     text = outcome.skipped or f'{outcome.held}/{outcome.times}'
     print(f'    {text} in {seconds:.1f} s; {outcome.figure}', *outcome.faults[:5], sep='\n    ', flush=True)
     if count is None:
       kept = json.loads(results.read_text()) if results.exists() else {}  # others may have added theirs
-      kept[str(case.number)] = {**dataclasses.asdict(outcome), 'seconds': round(seconds, 1)}
+      kept[number] = _added(
+        before, {**dataclasses.asdict(outcome), 'seconds': round(seconds, 1)}, piece is not None
+      )
       results.parent.mkdir(parents=True, exist_ok=True)
       results.write_text(json.dumps(kept, indent=1))
   if count is None:
@@ -72,6 +81,18 @@ def run(
     target.write_text(page(kept))
     print(f'wrote {target}')
   return int(not_held)
+
+
+def _added(before: dict[str, Any] | None, found: dict[str, Any], partial: bool) -> dict[str, Any]:
+  """Returns the results of a piece together with those of the pieces before it."""
+  found['partial'] = partial
+  if before is None:
+    return found
+  for name in ('times', 'held', 'seconds', 'faults'):
+    found[name] = before[name] + found[name]
+  if found['figure'] not in before['figure']:
+    found['figure'] = ' / '.join(filter(None, [before['figure'], found['figure']]))
+  return found
 
 
 def page(kept: dict[str, Any]) -> str:

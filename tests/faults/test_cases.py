@@ -36,7 +36,17 @@ def test_every_case_of_the_catalogue_is_there():
 
 
 def test_the_page_of_the_report(tmp_path):
-  kept = {'1': {'times': 3, 'held': 2, 'figure': 'f', 'faults': ['why'], 'skipped': '', 'seconds': 1.0}}
+  kept = {
+    '1': {
+      'times': 3,
+      'held': 2,
+      'figure': 'f',
+      'faults': ['why'],
+      'skipped': '',
+      'seconds': 1.0,
+      'partial': True,
+    }
+  }
   text = report.page(kept)
   assert '| 2/3 | f | 1 |' in text
   assert '- 1, kill -9 at random moments' in text
@@ -48,3 +58,15 @@ def test_the_page_of_the_report(tmp_path):
   )
   assert done == 0
   assert set(json.loads(results.read_text())) == {'1', '38'}
+  options = {
+    'again': False,
+    'count': None,
+    'seed': 0,
+    'minutes': 9,
+    'results': results,
+    'target': tmp_path / 'page.md',
+  }
+  for piece in (3, 1000):  # 200 in all, in two pieces
+    report.run([CASES[45]], piece=piece, **options)
+  found = json.loads(results.read_text())['45']
+  assert found['held'] == found['times'] == CASES[45].full
