@@ -31,7 +31,7 @@ def test_the_command_times_a_recipe_without_its_data(tmp_path, capsys):
 
 
 def test_a_step_that_would_take_minutes_is_refused(capsys):
-  flags = ['--config.model.depth=1', '--config.data.batch_size=200000', '--config.optim.warmup=1 steps']
+  flags = ['--config.model.depth=1', '--config.data.batch_size=80000000', '--config.optim.warmup=1 steps']
   assert main(['bench', f'--config={RECIPE}:model=Ti/16', *flags]) == 2
   assert '--config.data.batch_size=' in capsys.readouterr().err
 
