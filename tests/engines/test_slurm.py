@@ -134,9 +134,9 @@ def test_saved_before_the_limit_queued_again_and_resumed_exactly(slurm, tmp_path
   stopped_after = rows(workdir)
   assert 5 <= stopped_after < STEPS
   wait_until(lambda: state('JobState') == 'PENDING', 'job in the queue')
-  slurm(
-    'scontrol', 'update', f'JobId={job_id}', 'StartTime=now', 'TimeLimit=10'
-  )  # without SLURM's two minutes
+  # Sooner than SLURM's two minutes, but not in the second of the requeue: slurmd refuses a job's credential that is no
+  # newer than the job's end, whole seconds compared, and the controller then fails the job.
+  slurm('scontrol', 'update', f'JobId={job_id}', 'StartTime=now+4', 'TimeLimit=10')
   wait_until(lambda: state('JobState') not in ALIVE, 'end')
   assert state('JobState') == 'COMPLETED', log.read_text()[-3000:]
 
