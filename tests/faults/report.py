@@ -142,6 +142,8 @@ def _not_held(done: dict[int, dict[str, Any]]) -> list[str]:
   for number, case in sorted(CASES.items()):
     if number not in done:
       lines.append(f'- {number}, {case.title}: not run yet.')
+    elif 'partial' in done[number] and done[number]['partial'] and done[number]['times'] < case.full:
+      lines.append(f'- {number}, {case.title}: {done[number]["times"]} of {case.full} tries so far.')
     elif done[number]['skipped']:
       lines.append(f'- {number}, {case.title}: {done[number]["skipped"]}.')
     elif done[number]['faults']:
