@@ -56,9 +56,7 @@ def run(
   for case in cases:
     number = str(case.number)
     before = None if again or count is not None or number not in kept else kept[number]
-    if before is not None and (
-      'partial' not in before or not before['partial'] or before['times'] >= case.full
-    ):
+    if before is not None and not _unfinished(case, before):
       continue
     if time.monotonic() - began_s > 60 * minutes:
       break
@@ -100,7 +98,11 @@ def page(kept: dict[str, Any]) -> str:
   import jax
 
   done = {int(number): result for number, result in kept.items() if int(number) in CASES}
-  held = [number for number, r in done.items() if not r['skipped'] and r['held'] == r['times']]
+  held = [
+    number
+    for number, r in done.items()
+    if not r['skipped'] and r['held'] == r['times'] and not _unfinished(CASES[number], r)
+  ]
   text = [
     '# What happens when things go wrong',
     '',
@@ -128,6 +130,10 @@ def page(kept: dict[str, Any]) -> str:
   return '\n'.join(text) + '\n'
 
 
+def _unfinished(case: Case, result: dict[str, Any]) -> bool:
+  return 'partial' in result and result['partial'] and result['times'] < case.full
+
+
 def _row(case: Case, result: dict[str, Any] | None) -> str:
   if result is None:
     score, figure, seconds = 'not run', '', ''
@@ -142,13 +148,13 @@ def _not_held(done: dict[int, dict[str, Any]]) -> list[str]:
   for number, case in sorted(CASES.items()):
     if number not in done:
       lines.append(f'- {number}, {case.title}: not run yet.')
-    elif 'partial' in done[number] and done[number]['partial'] and done[number]['times'] < case.full:
-      lines.append(f'- {number}, {case.title}: {done[number]["times"]} of {case.full} tries so far.')
     elif done[number]['skipped']:
       lines.append(f'- {number}, {case.title}: {done[number]["skipped"]}.')
     elif done[number]['faults']:
       shown = '; '.join(' '.join(fault.split())[:300] for fault in done[number]['faults'][:_MAX_FAULTS_SHOWN])
       lines.append(f'- {number}, {case.title}: {shown}.')
+    elif _unfinished(case, done[number]):
+      lines.append(f'- {number}, {case.title}: {done[number]["times"]} of {case.full} tries so far.')
   return ['## Not held, and why', '', *(lines or ['Nothing.'])]
 
 
