@@ -55,17 +55,21 @@ class Peer:
         return json.loads(line)
     return {'error': f'ended; see {self._log.name}'}
 
-  def block(self, steps: int) -> None:
-    """Times a block of steps."""
+  def block(self, steps: int) -> bool:
+    """Times a block of steps; returns false when the process has ended meanwhile, as for want of memory."""
     assert self._process.stdin is not None
     busy_s, began_s = _busy_s(), time.perf_counter()
     self._process.stdin.write(f'{steps}\n')
     self._process.stdin.flush()
     answer = self.read()
+    if 'error' in answer:
+      print(f'{self.name}: {answer["error"]}', flush=True)
+      return False
     wall_s = time.perf_counter() - began_s
     self.step_s.append(answer['seconds'] / steps)
     self.cpu_s.append(answer['cpu_s'] / steps)
     self.others.append(max(_busy_s() - busy_s - answer['cpu_s'], 0.0) / wall_s / (os.cpu_count() or 1))
+    return True
 
   def stop(self) -> None:
     """Ends the process."""
@@ -120,6 +124,7 @@ def main() -> None:
   path = args.out / f'compare-{args.model.replace("/", "")}-t{args.threads}.json'
   rows = json.loads(path.read_text())['rows'] if path.exists() else {}
   peers: list[Peer] = []
+  gone: list[Peer] = []
   try:
     for name in args.only.split(','):
       if name == 'big_vision' and not args.big_vision:
@@ -142,8 +147,8 @@ def main() -> None:
     deadline = time.monotonic() + args.budget_s
     for turn in range(args.rounds):
       for peer in peers[turn % len(peers) :] + peers[: turn % len(peers)]:
-        if time.monotonic() < deadline:
-          peer.block(args.steps)
+        if time.monotonic() < deadline and peer not in gone and not peer.block(args.steps):
+          gone.append(peer)
   finally:
     for peer in peers:
       peer.stop()

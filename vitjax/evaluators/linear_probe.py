@@ -12,8 +12,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
-import scipy.special
 
 from vitjax.config.schema import EvalConfig
 from vitjax.data import Source
@@ -44,6 +42,8 @@ class Logistic:
 
   def log_probabilities(self, values: np.ndarray) -> np.ndarray:
     """Returns the logarithms of the class probabilities of features [n, d], float64 [n, v]."""
+    import scipy.special
+
     return scipy.special.log_softmax(self.whitening(values) @ self.kernel + self.bias, axis=1)
 
   def evaluate(self, values: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
@@ -132,6 +132,8 @@ class _Problem:
 
   def solve(self, l2: float, start: np.ndarray) -> np.ndarray:
     """Returns the minimiser for one penalty, [m + 1, v] in principal axes with the bias last."""
+    import scipy.optimize  # half a second that every start of a training run would pay
+
     with self._precision():
       spread = max(self._loss(start, l2)[2], 1e-6)
     scale = 1 / np.sqrt(np.append(self._variances * spread + l2, spread))[:, None]
