@@ -84,6 +84,8 @@ def _subtitle(config: DataConfig, source: Source, seed: int) -> str:
   crop = f'crop {config.crop}'
   if config.crop == 'inception':
     crop += f', area {config.crop_area[0]:g} to {config.crop_area[1]:g}'
+  elif config.crop == 'random':
+    crop += f' out of {config.precrop_size} x {config.precrop_size} pixels'
   elif config.crop == 'shift':
     crop += f' up to {config.shift} px'
   flip = 'flip' if config.flip else 'no flip'

@@ -128,11 +128,12 @@ class Augment:
 
   Attributes:
     image_size: output height and width, pixels.
-    crop: 'inception' (random box, then resize), 'shift' (resize, then a zero-filled random shift), or
-      'resize'.
+    crop: 'inception' (random box, then resize), 'random' (resize to precrop_size, then a random box),
+      'shift' (resize, then a zero-filled random shift), or 'resize'.
     crop_area: area range of 'inception', share of the image.
     crop_ratio: aspect range of 'inception', width / height.
     shift: largest shift of 'shift' along each axis, pixels.
+    precrop_size: side to which 'random' resizes, pixels; at least image_size.
     flip: mirror left-right with probability 1/2.
     interpolation: method of `resize`.
     three_augment, randaugment_layers, randaugment_magnitude, color_jitter, erasing_rate: see data/randaugment.py; they
@@ -151,6 +152,7 @@ class Augment:
   randaugment_magnitude: float = 10.0
   color_jitter: float = 0.0
   erasing_rate: float = 0.0
+  precrop_size: int | None = None
 
   @classmethod
   def from_config(cls, config: DataConfig) -> Augment:
@@ -208,6 +210,12 @@ class Augment:
       if size is not None:
         return decode_box(image, sample_crop(rng, size, area=self.crop_area, ratio=self.crop_ratio))
       image = decode_image(image)
+    if self.crop == 'random':
+      assert self.precrop_size is not None, 'config/checks asks for it'
+      image = resize(image, (self.precrop_size, self.precrop_size), self.interpolation)
+      height, width = self.image_size
+      top, left = (int(rng.integers(0, self.precrop_size - side + 1)) for side in self.image_size)
+      return image[top : top + height, left : left + width]
     if self.crop != 'inception':
       return image
     top, left, height, width = sample_crop(

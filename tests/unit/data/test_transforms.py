@@ -1,4 +1,5 @@
 import dataclasses
+from collections import Counter
 
 import cv2
 import numpy as np
@@ -85,10 +86,10 @@ def test_shift_fills_with_black():
   assert shift_image(image, 5, -9).max() == 0
 
 
-BASE = Augment.from_config(DataConfig(image_size=(32, 24)))
+BASE = Augment.from_config(DataConfig(image_size=(32, 24), precrop_size=34))
 
 
-@pytest.mark.parametrize('crop', ['inception', 'shift', 'resize'])
+@pytest.mark.parametrize('crop', ['inception', 'random', 'shift', 'resize'])
 def test_augment_shapes_and_determinism(tools, crop):
   augment = dataclasses.replace(BASE, crop=crop)
   for size in ((24, 32), (1, 1), (200, 3), (32, 24)):
@@ -131,6 +132,18 @@ def test_shift_crop_uses_its_range(tools):
   }
   assert black == {(rows, columns) for rows in range(3) for columns in range(3)}
   assert len({each.tobytes() for each in outcomes}) == 25
+
+
+def test_random_crop_takes_every_place_of_the_resized_image_equally_often():
+  augment = dataclasses.replace(BASE, crop='random', image_size=(32, 32), flip=False)
+  rows, columns = np.mgrid[:34, :34].astype(np.uint8)
+  image = np.stack([rows, columns, rows], -1)
+  outcomes = [augment(image, example_rng(1, position)) for position in range(900)]
+  places = Counter((int(each[0, 0, 0]), int(each[0, 0, 1])) for each in outcomes)
+  assert set(places) == {(top, left) for top in range(3) for left in range(3)}
+  assert max(abs(count - 100) for count in places.values()) < 40
+  top, left = outcomes[0][0, 0, :2]
+  np.testing.assert_array_equal(outcomes[0], image[top : top + 32, left : left + 32])
 
 
 def test_opencv_runs_one_thread():

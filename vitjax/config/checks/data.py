@@ -124,3 +124,8 @@ def _check_crop(found: Findings) -> None:
   ):
     expected = f'less than the image, {min(data.image_size)} pixels'
     found.add('data.shift', expected, f'The largest is {min(data.image_size) - 1}')
+  if data.crop == 'random' and found.good('data.crop', 'data.image_size'):
+    side = max(data.image_size)
+    if data.precrop_size is None or data.precrop_size < side:
+      expected = f"at least {side}, the larger side of data.image_size, for data.crop = 'random'"
+      found.add('data.precrop_size', expected, f'16/15 of it as in BiT: {round(side * 16 / 15)}')

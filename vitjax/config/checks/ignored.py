@@ -68,6 +68,7 @@ USES = (
   Use(('model.head_bias_init',), 'model.num_classes', test=_is_head, words='other than 0'),
   Use(('data.crop_area', 'data.crop_ratio'), 'data.crop', ('inception',)),
   Use(('data.shift',), 'data.crop', ('shift',)),
+  Use(('data.precrop_size',), 'data.crop', ('random',)),
   Use(('data.randaugment_magnitude',), 'data.randaugment_layers', test=_is_positive, words='above 0'),
   Use(('optim.b1', 'optim.b2', 'optim.eps'), 'optim.name', ('adamw',)),
   Use(('optim.momentum', 'optim.nesterov'), 'optim.name', ('sgd',)),
