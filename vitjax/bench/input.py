@@ -15,6 +15,7 @@ from vitjax.config.schema import DataConfig, ModelConfig, Recipe
 from vitjax.data import Augment, Source, UnreadableError, example_rng, train_batches
 from vitjax.data import decode as decoding
 from vitjax.data.pipeline import source_index
+from vitjax.data.transforms import BOXES
 from vitjax.models.flops import forward_flops
 from vitjax.parallel.hardware import PEAK_FLOPS_PER_S
 
@@ -78,7 +79,7 @@ def measure_input(config: DataConfig, source: Source, *, seed: int = 0, seconds:
   images = _some_images(source, order)
   cropped = [np.array(augment.crop_of(image, example_rng(seed, i))) for i, image in enumerate(images)]
   whole = augment
-  if config.crop == 'inception':  # the boxes have been drawn already
+  if config.crop in BOXES:  # the boxes have been drawn already
     whole = dataclasses.replace(augment, crop='resize')
   out = np.empty((*config.image_size, 3), np.uint8)
   stages = {

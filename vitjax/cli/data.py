@@ -22,12 +22,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar='PNG',
     help='the picture to write (default contact_sheet.png)',
   )
+  parser.add_argument(
+    '--augmentations',
+    action='store_true',
+    help='instead of samples, show each augmentation at several strengths and how crops are drawn',
+  )
 
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
   """Writes the contact sheet and prints counts of every source that the recipe reads."""
   from vitjax.config import load_recipe
-  from vitjax.data import contact_sheet, counts_per_class, open_source
+  from vitjax.data import augmentation_page, contact_sheet, counts_per_class, open_source
   from vitjax.evaluators import eval_sources
 
   _, recipe = load_recipe(args.config, overrides)
@@ -41,6 +46,10 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     width = max(len(class_name) for class_name in counts)
     for class_name, count in counts.items():
       print(f'  {class_name.ljust(width)}  {count:>7,}')
+  if args.augmentations:
+    augmentation_page(recipe.data, sources['data.source'], args.out, seed=recipe.seed)
+    print(f'augmentations, one by one: {args.out}')
+    return 0
   contact_sheet(recipe.data, sources['data.source'], args.out, seed=recipe.seed)
   print(f'augmented training samples: {args.out}')
   return 0

@@ -1,5 +1,6 @@
 """Labelled images from many kinds of files to batches of uint8 arrays, the same on any number of hosts."""
 
+from vitjax.data.augmentation_page import augmentation_page
 from vitjax.data.contact_sheet import contact_sheet
 from vitjax.data.decode import UnreadableError, decode_image
 from vitjax.data.pipeline import Batches, eval_batches, train_batches
@@ -14,6 +15,7 @@ __all__ = [
   'Preprocess',
   'Source',
   'UnreadableError',
+  'augmentation_page',
   'check_same_classes',
   'contact_sheet',
   'counts_per_class',

@@ -12,7 +12,7 @@ from vitjax.config.schema import DataConfig
 from vitjax.data.pipeline import source_index
 from vitjax.data.readers import require
 from vitjax.data.sources import Source
-from vitjax.data.transforms import Augment, example_rng
+from vitjax.data.transforms import BOXES, Augment, example_rng
 from vitjax.errors import ConfigError, Problem
 
 _CELL = 128
@@ -64,10 +64,14 @@ def contact_sheet(
     fill=_MUTED,
     font=_font(12),
   )
+  images, labels = [], []
   for position in range(rows * columns):
     index = source_index(position, len(source), seed=seed, shuffle=config.shuffle)
     image, label = source.load(index)
-    tile = _enlarged(augment(image, example_rng(seed, position)))
+    images.append(augment(image, example_rng(seed, position)))
+    labels.append(label)
+  for position, (image, label) in enumerate(zip(_on_device(config, images, seed), labels, strict=True)):
+    tile = _enlarged(image)
     row, column = divmod(position, columns)
     left, top = _GAP + column * (_CELL + _GAP), _TITLE_HEIGHT + row * (_CELL + _LABEL_HEIGHT + _GAP)
     x, y = left + (_CELL - tile.width) // 2, top + (_CELL - tile.height) // 2
@@ -80,20 +84,42 @@ def contact_sheet(
   return target
 
 
+def _on_device(config: DataConfig, images: list[np.ndarray], seed: int) -> list[np.ndarray]:
+  """Returns the images after what the device would do to them, drawn alike but with other numbers than the run's."""
+  if config.augment_on != 'device':
+    return images
+  import jax
+
+  from vitjax.ops.augment import augmented
+
+  batch = jax.jit(augmented, static_argnums=2)(jax.random.key(seed), np.stack(images), config)
+  return list(np.asarray(batch))
+
+
 def _subtitle(config: DataConfig, source: Source, seed: int) -> str:
   crop = f'crop {config.crop}'
-  if config.crop == 'inception':
+  if config.crop in BOXES:
     crop += f', area {config.crop_area[0]:g} to {config.crop_area[1]:g}'
   elif config.crop == 'random':
     crop += f' out of {config.precrop_size} x {config.precrop_size} pixels'
   elif config.crop == 'shift':
     crop += f' up to {config.shift} px'
-  flip = 'flip' if config.flip else 'no flip'
+  flip = ', '.join(['flip' if config.flip else 'no flip', *_augmentations(config)])
   height, width = config.image_size
   return (
     f'{len(source):,} examples, {source.num_classes} classes  |  {crop}, {flip}, {config.interpolation}  |  '
     f'{height} x {width} px  |  seed {seed}'
   )
+
+
+def _augmentations(config: DataConfig) -> list[str]:
+  names = {
+    '3-Augment': config.three_augment,
+    f'RandAugment({config.randaugment_layers}, {config.randaugment_magnitude:g})': config.randaugment_layers,
+    f'jitter {config.color_jitter:g}': config.color_jitter,
+    f'erasing {config.erasing_rate:g}': config.erasing_rate,
+  }
+  return [name for name, on in names.items() if on]
 
 
 def _caption(name: str, label: int) -> str:

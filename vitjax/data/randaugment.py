@@ -7,16 +7,15 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-FILL = 128  # grey of what comes in from outside, and of cut-out squares
-_MAX_LEVEL = 10
-_MAX_SHIFT, _MAX_CUTOUT = 100, 40  # pixels at level 10
+from vitjax.config.augmentation import FILL, RANDAUGMENT_OPERATIONS, strength
+
 _JITTER = 0.3  # of three-augment's colour jitter: factors in [0.7, 1.3]
 
 Operation = Callable[[Image.Image, float, np.random.Generator], Image.Image]
 
 
-def _enhance(kind: type) -> Operation:
-  return lambda image, level, rng: kind(image).enhance(level / _MAX_LEVEL * 1.8 + 0.1)
+def _enhance(name: str, kind: type) -> Operation:
+  return lambda image, level, rng: kind(image).enhance(strength(name, level))
 
 
 def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
@@ -30,41 +29,43 @@ def _signed(rng: np.random.Generator, value: float) -> float:
 
 
 def _rotate(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
-  angle = _signed(rng, level / _MAX_LEVEL * 30)
+  angle = _signed(rng, strength('rotate', level))
   return image.rotate(angle, Image.Resampling.NEAREST, fillcolor=(FILL, FILL, FILL))
 
 
 def _shear_x(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
-  return _affine(image, (1, _signed(rng, level / _MAX_LEVEL * 0.3), 0, 0, 1, 0))
+  return _affine(image, (1, _signed(rng, strength('shear_x', level)), 0, 0, 1, 0))
 
 
 def _shear_y(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
-  return _affine(image, (1, 0, 0, _signed(rng, level / _MAX_LEVEL * 0.3), 1, 0))
+  return _affine(image, (1, 0, 0, _signed(rng, strength('shear_y', level)), 1, 0))
 
 
 def _shift_x(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
-  return _affine(image, (1, 0, _signed(rng, level / _MAX_LEVEL * _MAX_SHIFT), 0, 1, 0))
+  return _affine(image, (1, 0, _signed(rng, strength('shift_x', level)), 0, 1, 0))
 
 
 def _shift_y(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
-  return _affine(image, (1, 0, 0, 0, 1, _signed(rng, level / _MAX_LEVEL * _MAX_SHIFT)))
+  return _affine(image, (1, 0, 0, 0, 1, _signed(rng, strength('shift_y', level))))
 
 
 def _posterize(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
-  return ImageOps.posterize(image, min(int(level / _MAX_LEVEL * 4), 8))
+  # Not ImageOps.posterize, which refuses to keep no bit at all: what levels below 2.5 ask for.
+  dropped = 8 - min(int(strength('posterize', level)), 8)
+  return image.point([value >> dropped << dropped for value in range(256)] * 3)
 
 
 def _solarize(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
-  return ImageOps.solarize(image, int(level / _MAX_LEVEL * 256))
+  return ImageOps.solarize(image, int(strength('solarize', level)))
 
 
 def _solarize_add(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
-  added = int(level / _MAX_LEVEL * 110)
+  added = int(strength('solarize_add', level))
   return image.point([min(v + added, 255) if v < 128 else v for v in range(256)] * 3)
 
 
 def _cutout(image: Image.Image, level: float, rng: np.random.Generator) -> Image.Image:
-  half = int(level / _MAX_LEVEL * _MAX_CUTOUT)
+  half = int(strength('cutout', level))
   pixels = np.array(image)
   y, x = rng.integers(0, pixels.shape[0]), rng.integers(0, pixels.shape[1])
   pixels[max(y - half, 0) : y + half, max(x - half, 0) : x + half] = FILL
@@ -79,17 +80,16 @@ OPERATIONS: dict[str, Operation] = {
   'posterize': _posterize,
   'solarize': _solarize,
   'solarize_add': _solarize_add,
-  'color': _enhance(ImageEnhance.Color),
-  'contrast': _enhance(ImageEnhance.Contrast),
-  'brightness': _enhance(ImageEnhance.Brightness),
-  'sharpness': _enhance(ImageEnhance.Sharpness),
+  'color': _enhance('color', ImageEnhance.Color),
+  'contrast': _enhance('contrast', ImageEnhance.Contrast),
+  'brightness': _enhance('brightness', ImageEnhance.Brightness),
+  'sharpness': _enhance('sharpness', ImageEnhance.Sharpness),
   'cutout': _cutout,
   'shear_x': _shear_x,
   'shear_y': _shear_y,
   'shift_x': _shift_x,
   'shift_y': _shift_y,
 }
-_NAMES = tuple(OPERATIONS)
 
 
 def randaugment(image: np.ndarray, rng: np.random.Generator, *, layers: int, magnitude: float) -> np.ndarray:
@@ -108,7 +108,7 @@ def randaugment(image: np.ndarray, rng: np.random.Generator, *, layers: int, mag
   """
   picture = Image.fromarray(image)
   for _ in range(layers):
-    name = _NAMES[int(rng.integers(len(_NAMES)))]
+    name = RANDAUGMENT_OPERATIONS[int(rng.integers(len(RANDAUGMENT_OPERATIONS)))]
     picture = OPERATIONS[name](picture, magnitude, rng)
   return np.array(picture)
 

@@ -17,6 +17,7 @@ from vitjax.data.randaugment import color_jitter, randaugment, random_erasing, t
 cv2.setNumThreads(1)
 
 CROP_ATTEMPTS = 100
+_RESIZED_CROP_ATTEMPTS = 10
 _CV2_METHOD = {'nearest': cv2.INTER_NEAREST_EXACT, 'bilinear': cv2.INTER_LINEAR, 'bicubic': cv2.INTER_CUBIC}
 _PIL_METHOD = {
   'bilinear_antialias': Image.Resampling.BILINEAR,
@@ -68,7 +69,7 @@ def resize(
 def sample_crop(
   rng: np.random.Generator, size: tuple[int, int], *, area: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[int, int, int, int]:
-  """Returns a random box (top, left, height, width); the whole image when no box fits in 100 tries.
+  """Returns a random box (top, left, height, width) as TensorFlow draws it; the whole image after 100 failed tries.
 
   Per try: ratio ~ uniform(ratio), linear; the height is uniform over the whole numbers whose box has an area
   within the range and fits into the image; width = round(height * ratio); the place is uniform over all that
@@ -80,8 +81,8 @@ def sample_crop(
     ratio: smallest and largest width / height, in pixels.
 
   Source: "Inception crop", tf.image.sample_distorted_bounding_box with the whole image as its only box.
-  Differs from source: boxes may touch the bottom and right edge (TensorFlow leaves one pixel). Torchvision's
-    RandomResizedCrop is another distribution: uniform area, log-uniform ratio, 10 tries.
+  Differs from source: boxes may touch the bottom and right edge (TensorFlow leaves one pixel). `sample_resized_crop`
+    is another distribution.
   """
   height, width = size
   least, most = area[0] * height * width, area[1] * height * width
@@ -107,6 +108,38 @@ def sample_crop(
   return 0, 0, height, width
 
 
+def sample_resized_crop(
+  rng: np.random.Generator, size: tuple[int, int], *, area: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[int, int, int, int]:
+  """Returns a random box (top, left, height, width) as torchvision's RandomResizedCrop draws it.
+
+  Per try: the area is uniform, the ratio log-uniform, both sides are rounded, and the place is uniform over all that
+  fit; after ten tries the largest box in the middle whose ratio lies within the range.
+
+  Args:
+    size: height and width of the image, pixels.
+    area: smallest and largest share of the image.
+    ratio: smallest and largest width / height, in pixels.
+
+  Source: torchvision.transforms.RandomResizedCrop; timm and DeiT train with it.
+  """
+  height, width = size
+  for _ in range(_RESIZED_CROP_ATTEMPTS):
+    target = rng.uniform(*area) * height * width
+    aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+    box_width, box_height = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
+    if 0 < box_width <= width and 0 < box_height <= height:
+      top, left = rng.integers(0, height - box_height + 1), rng.integers(0, width - box_width + 1)
+      return int(top), int(left), box_height, box_width
+  box_width = min(width, round(height * ratio[1]))
+  box_height = min(height, round(width / ratio[0]))
+  return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+
+
+# crop -> how its box is drawn.
+BOXES = {'inception': sample_crop, 'random_resized': sample_resized_crop}
+
+
 def _nearest(value: float) -> int:
   return math.floor(value + 0.5)
 
@@ -128,16 +161,17 @@ class Augment:
 
   Attributes:
     image_size: output height and width, pixels.
-    crop: 'inception' (random box, then resize), 'random' (resize to precrop_size, then a random box),
+    crop: 'inception' or 'random_resized' (random box, then resize), 'random' (resize to precrop_size, then a random box),
       'shift' (resize, then a zero-filled random shift), or 'resize'.
-    crop_area: area range of 'inception', share of the image.
-    crop_ratio: aspect range of 'inception', width / height.
+    crop_area: area range of the first two, share of the image.
+    crop_ratio: aspect range of the first two, width / height.
     shift: largest shift of 'shift' along each axis, pixels.
     precrop_size: side to which 'random' resizes, pixels; at least image_size.
     flip: mirror left-right with probability 1/2.
     interpolation: method of `resize`.
     three_augment, randaugment_layers, randaugment_magnitude, color_jitter, erasing_rate: see data/randaugment.py; they
       follow the flip in this order.
+    augment_on: with 'device' these are left to ops/augment.py.
   """
 
   image_size: tuple[int, int]
@@ -153,6 +187,7 @@ class Augment:
   color_jitter: float = 0.0
   erasing_rate: float = 0.0
   precrop_size: int | None = None
+  augment_on: str = 'workers'
 
   @classmethod
   def from_config(cls, config: DataConfig) -> Augment:
@@ -191,6 +226,8 @@ class Augment:
 
   def _distorted(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Returns the image after the augmentations of data/randaugment.py; itself when all are off."""
+    if self.augment_on == 'device':
+      return image
     if self.three_augment:
       image = three_augment(image, rng)
     if self.randaugment_layers:
@@ -206,9 +243,9 @@ class Augment:
     thread's next call.
     """
     if isinstance(image, bytes):
-      size = jpeg_size(image) if self.crop == 'inception' else None
+      size = jpeg_size(image) if self.crop in BOXES else None
       if size is not None:
-        return decode_box(image, sample_crop(rng, size, area=self.crop_area, ratio=self.crop_ratio))
+        return decode_box(image, self._box(rng, size))
       image = decode_image(image)
     if self.crop == 'random':
       assert self.precrop_size is not None, 'config/checks asks for it'
@@ -216,9 +253,10 @@ class Augment:
       height, width = self.image_size
       top, left = (int(rng.integers(0, self.precrop_size - side + 1)) for side in self.image_size)
       return image[top : top + height, left : left + width]
-    if self.crop != 'inception':
+    if self.crop not in BOXES:
       return image
-    top, left, height, width = sample_crop(
-      rng, (image.shape[0], image.shape[1]), area=self.crop_area, ratio=self.crop_ratio
-    )
+    top, left, height, width = self._box(rng, (image.shape[0], image.shape[1]))
     return image[top : top + height, left : left + width]
+
+  def _box(self, rng: np.random.Generator, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    return BOXES[self.crop](rng, size, area=self.crop_area, ratio=self.crop_ratio)

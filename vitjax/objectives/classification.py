@@ -12,6 +12,7 @@ import optax
 
 from vitjax.config.schema import DataConfig, ObjectiveConfig
 from vitjax.objectives.base import Batch, LossOutput
+from vitjax.ops.augment import augmented
 from vitjax.ops.cutmix import cutmix
 from vitjax.ops.mixup import mixup
 from vitjax.ops.normalize import normalize
@@ -36,7 +37,7 @@ class Classification:
     model: a Linen module, images float [n, h, w, 3] -> logits float32 [n, v].
     num_classes: v.
     config: loss and label smoothing.
-    data: image size, normalisation and mixup.
+    data: image size, normalisation, mixup, and the augmentations left to the device.
   """
 
   model: Any
@@ -53,7 +54,8 @@ class Classification:
     """Returns 'images' float32 [n, h, w, 3] and 'targets' [n, v] of a raw batch ('image' uint8, 'label' int32)."""
     targets = jax.nn.one_hot(batch['label'], self.num_classes)
     targets = optax.smooth_labels(targets, self.config.label_smoothing)
-    images = normalize(batch['image'], self.data.mean, self.data.std)
+    images = augmented(jax.random.fold_in(key, 1), batch['image'], self.data)
+    images = normalize(images, self.data.mean, self.data.std)
     images, targets = self._mix(key, images, targets)
     return {'images': images, 'targets': targets, 'label': batch['label']}
 

@@ -15,6 +15,7 @@ from vitjax.config.schema import DataConfig, ModelConfig, ObjectiveConfig
 from vitjax.config.variants import ViTVariant
 from vitjax.models.sizes import num_prefix_tokens, resolve_variant
 from vitjax.objectives.base import Batch, LossOutput
+from vitjax.ops.augment import augmented
 from vitjax.ops.normalize import normalize
 
 NUM_COLOURS = 512  # three bits per channel
@@ -119,10 +120,11 @@ class MaskedPatch:
   def augment(self, key: jax.Array, batch: Batch) -> Batch:
     """Returns 'images' float32, 'colours' int32 [n, l] and the drawn corruption of a raw batch ('image' uint8)."""
     h, w = self.grid
+    images = augmented(jax.random.fold_in(key, 1), batch['image'], self.data)
     return {
-      'images': normalize(batch['image'], self.data.mean, self.data.std),
-      'colours': mean_colours(batch['image'], self.grid),
-      **draw_corruption(key, batch['image'].shape[0], h * w, self.config.corrupt_rate),
+      'images': normalize(images, self.data.mean, self.data.std),
+      'colours': mean_colours(images, self.grid),
+      **draw_corruption(key, images.shape[0], h * w, self.config.corrupt_rate),
     }
 
   def loss(self, params: Any, batch: Batch, key: jax.Array) -> LossOutput:

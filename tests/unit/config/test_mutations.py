@@ -216,6 +216,7 @@ MUTATIONS = [
   ({'evals.val.source.split': 'test[80%:20%]'}, 'evals.val.source.split', 'ends before'),
   ({'data.crop': 'resize', 'data.crop_area': (0.3, 1.0)}, 'data.crop_area', "'inception'"),
   ({'data.crop': 'shift', 'data.crop_ratio': (0.9, 1.1)}, 'data.crop_ratio', "'inception'"),
+  ({'data.augment_on': 'device'}, 'data.augment_on', 'data.randaugment_layers'),
   ({'data.shift': 2}, 'data.shift', "'shift'"),
   ({'data.precrop_size': 36}, 'data.precrop_size', "'random'"),
   ({'data.crop': 'random'}, 'data.precrop_size', 'at least 32'),

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from vitjax.config.schema import DataConfig, SourceConfig
-from vitjax.data import contact_sheet, open_source, train_batches
+from vitjax.data import augmentation_page, contact_sheet, open_source, train_batches
 from vitjax.errors import ConfigError
 
 
@@ -37,3 +37,38 @@ def test_sheet_takes_large_images_and_long_names(tmp_path, image_folder):
 def test_sheet_is_a_png(tmp_path):
   with pytest.raises(ConfigError, match=r'\.png'):
     contact_sheet(DataConfig(), open_source(SourceConfig(kind='synthetic')), tmp_path / 'sheet.jpg')
+
+
+def test_sheet_shows_what_the_device_does_and_names_it(tmp_path, monkeypatch):
+  source = open_source(SourceConfig(kind='synthetic'))
+  sheets = []
+  for knobs in ({}, {'color_jitter': 0.9}, {'color_jitter': 0.9, 'augment_on': 'device'}):
+    config = DataConfig(image_size=(32, 32), crop='resize', flip=False, **knobs)
+    sheets.append(
+      np.asarray(Image.open(contact_sheet(config, source, tmp_path / 'x.png', rows=1, columns=8)))
+    )
+  plain, workers, device = (sheet[60:180] for sheet in sheets)
+  assert (plain != workers).any()
+  assert (plain != device).any()
+  assert (sheets[0][30:55] != sheets[1][30:55]).any(), 'the heading names the jitter'
+
+
+def test_page_of_augmentations(tmp_path):
+  source = open_source(SourceConfig(kind='synthetic'))
+  boxes = augmentation_page(DataConfig(image_size=(32, 32)), source, tmp_path / 'boxes.png')
+  everything = DataConfig(
+    image_size=(32, 32),
+    crop='resize',
+    randaugment_layers=2,
+    three_augment=True,
+    color_jitter=0.3,
+    erasing_rate=0.2,
+  )
+  page = augmentation_page(everything, source, tmp_path / 'new' / 'page.png')
+  with Image.open(boxes) as short, Image.open(page) as long:
+    assert short.size[0] == long.size[0]
+    assert long.size[1] > 5 * short.size[1]
+  with pytest.raises(ConfigError, match='nothing to show'):
+    augmentation_page(DataConfig(crop='resize'), source, tmp_path / 'page.png')
+  with pytest.raises(ConfigError, match=r'\.png'):
+    augmentation_page(DataConfig(), source, tmp_path / 'page.jpg')

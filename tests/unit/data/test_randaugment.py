@@ -7,7 +7,8 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 from sklearn.datasets import load_sample_images
 
-from vitjax.data.randaugment import FILL, OPERATIONS, color_jitter, randaugment, random_erasing, three_augment
+from vitjax.config.augmentation import FILL, RANDAUGMENT_OPERATIONS
+from vitjax.data.randaugment import OPERATIONS, color_jitter, randaugment, random_erasing, three_augment
 from vitjax.data.transforms import Augment, example_rng
 
 
@@ -99,6 +100,15 @@ def test_the_others_are_pillows_own(x):
   same('shift_y', image.transform(image.size, Image.Transform.AFFINE, (1, 0, 0, 0, 1, 60), fillcolor=grey))
 
 
+def test_level_0_is_a_level():
+  x = photographs(1)[0]
+  for name in OPERATIONS:
+    assert np.asarray(OPERATIONS[name](Image.fromarray(x), 0.0, np.random.default_rng(0))).shape == x.shape, (
+      name
+    )
+  assert not np.asarray(OPERATIONS['posterize'](Image.fromarray(x), 0.0, Signs(0.9))).any(), 'no bit is kept'
+
+
 def test_signs_turn_the_other_way():
   x = photographs(1)[0]
   for name in ('rotate', 'shear_x', 'shear_y', 'shift_x', 'shift_y'):
@@ -130,6 +140,7 @@ def test_each_operation_is_drawn_as_often(monkeypatch):
   x = np.zeros((2, 2, 3), np.uint8)
   for position in range(2000):
     randaugment(x, example_rng(0, position), layers=2, magnitude=10)
+  assert tuple(counts) == RANDAUGMENT_OPERATIONS
   assert len(counts) == 16
   # 4,000 draws: 250 each, standard deviation 15.3.
   assert max(abs(count - 250) for count in counts.values()) < 62, counts

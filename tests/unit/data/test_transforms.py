@@ -4,9 +4,17 @@ from collections import Counter
 import cv2
 import numpy as np
 import pytest
+from scipy.stats import kstest, uniform
 
 from vitjax.config.schema import DataConfig
-from vitjax.data.transforms import Augment, example_rng, resize, sample_crop, shift_image
+from vitjax.data.transforms import (
+  Augment,
+  example_rng,
+  resize,
+  sample_crop,
+  sample_resized_crop,
+  shift_image,
+)
 
 
 def crops(count, size, **ranges):
@@ -52,6 +60,34 @@ def test_crop_statistics_are_those_of_the_definition():
     np.testing.assert_allclose(np.histogram(shares, bins=10, range=(0, 1))[0] / len(place), 0.1, atol=0.01)
 
 
+def test_crops_pass_a_kolmogorov_smirnov_test():
+  _, _, height, width = crops(5000, (1000, 1000), area=(0.05, 0.5)).T
+  ratio = width / height
+  assert kstest(ratio, uniform(0.75, 4 / 3 - 0.75).cdf).pvalue > 0.01
+  low, high = np.sqrt(0.05e6 / ratio), np.sqrt(0.5e6 / ratio)
+  assert kstest((height - low) / (high - low), uniform.cdf).pvalue > 0.01
+
+
+def test_torchvisions_crop_is_another_distribution():
+  rng = np.random.default_rng(1)
+  draw = {'area': (0.08, 0.5), 'ratio': (0.75, 4 / 3)}
+  boxes = np.array([sample_resized_crop(rng, (1000, 1000), **draw) for _ in range(5000)])
+  top, _, height, width = boxes.T
+  assert kstest(height * width / 1e6, uniform(0.08, 0.42).cdf).pvalue > 0.01
+  log_ratio = np.log(width / height)
+  assert kstest(log_ratio, uniform(-np.log(4 / 3), 2 * np.log(4 / 3)).cdf).pvalue > 0.01
+  assert kstest(top / (1000 - height), uniform.cdf).pvalue > 0.01
+  assert kstest(width / height, uniform(0.75, 4 / 3 - 0.75).cdf).pvalue < 1e-6, 'the Inception crop is linear'
+
+
+@pytest.mark.parametrize(
+  ('size', 'box'), [((9, 200), (0, 94, 9, 12)), ((200, 9), (94, 0, 12, 9)), ((30, 30), (0, 0, 30, 30))]
+)
+def test_torchvisions_crop_falls_back_to_the_middle(size, box):
+  found = sample_resized_crop(np.random.default_rng(0), size, area=(2.0, 2.0), ratio=(0.75, 4 / 3))
+  assert found == box
+
+
 def test_crops_of_tiny_images():
   assert (crops(50, (1, 1)) == [0, 0, 1, 1]).all()
   boxes = crops(500, (2, 3))
@@ -89,7 +125,7 @@ def test_shift_fills_with_black():
 BASE = Augment.from_config(DataConfig(image_size=(32, 24), precrop_size=34))
 
 
-@pytest.mark.parametrize('crop', ['inception', 'random', 'shift', 'resize'])
+@pytest.mark.parametrize('crop', ['inception', 'random_resized', 'random', 'shift', 'resize'])
 def test_augment_shapes_and_determinism(tools, crop):
   augment = dataclasses.replace(BASE, crop=crop)
   for size in ((24, 32), (1, 1), (200, 3), (32, 24)):

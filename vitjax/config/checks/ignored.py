@@ -66,7 +66,7 @@ _FILES = ('image_folder', 'manifest', 'tfds', 'array_record', 'tfrecord')
 USES = (
   Use(('model.position_at',), 'model.position', (*_TABLES, 'sincos_2d', 'relative')),
   Use(('model.head_bias_init',), 'model.num_classes', test=_is_head, words='other than 0'),
-  Use(('data.crop_area', 'data.crop_ratio'), 'data.crop', ('inception',)),
+  Use(('data.crop_area', 'data.crop_ratio'), 'data.crop', ('inception', 'random_resized')),
   Use(('data.shift',), 'data.crop', ('shift',)),
   Use(('data.precrop_size',), 'data.crop', ('random',)),
   Use(('data.randaugment_magnitude',), 'data.randaugment_layers', test=_is_positive, words='above 0'),
@@ -130,6 +130,7 @@ def check_ignored(found: Findings) -> None:
     for use in EVAL_USES:
       _check_use(found, _inside(use, f'evals.{name}'))
   _check_momentum(found)
+  _check_augment_on(found)
   if isinstance(found.variant(), ResNetVariant):
     _check_resnet(found)
 
@@ -170,6 +171,13 @@ def _check_momentum(found: Findings) -> None:
     for path in ('optim.nesterov', 'optim.momentum_dtype'):
       if _differs(found, path):
         _report(found, path, 'optim.momentum above 0', 'Leave it out, or set optim.momentum')
+
+
+def _check_augment_on(found: Findings) -> None:
+  knobs = ('randaugment_layers', 'three_augment', 'color_jitter', 'erasing_rate')
+  if not any(getattr(found.recipe.data, name) for name in knobs) and _differs(found, 'data.augment_on'):
+    condition = ' or '.join(f'data.{name}' for name in knobs)
+    _report(found, 'data.augment_on', condition, 'Leave it out, or turn on an augmentation')
 
 
 def _check_resnet(found: Findings) -> None:
