@@ -265,8 +265,14 @@ def listening(pid: int) -> list[str]:
   return found
 
 
-def differs(workdir: pathlib.Path, reference: pathlib.Path) -> str:
-  """Returns '' where two runs ended identically (state and metric log), else what differs."""
+def differs(workdir: pathlib.Path, reference: pathlib.Path, *, evals: bool = True) -> str:
+  """Returns '' where two runs ended identically (state and metric log), else what differs.
+
+  Args:
+    workdir: of the one.
+    reference: of the other.
+    evals: False leaves evaluations out: a run that stop_after ends early evaluates once more, which is no difference.
+  """
   try:
     if state_digest(workdir) != state_digest(reference):
       return 'another final state'
@@ -275,6 +281,11 @@ def differs(workdir: pathlib.Path, reference: pathlib.Path) -> str:
     return f'{type(error).__name__}: {error}'
   if [row['step'] for row in found] != list(range(1, len(expected) + 1)):
     return f'rows of steps {[row["step"] for row in found]}'
+  if not evals:
+    found, expected = (
+      [{name: value for name, value in row.items() if not name.startswith('val/')} for row in rows]
+      for rows in (found, expected)
+    )
   return '' if found == expected else 'another metric log'
 
 
