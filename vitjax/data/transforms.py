@@ -161,7 +161,7 @@ class Augment:
 
   Attributes:
     image_size: output height and width, pixels.
-    crop: 'inception' or 'random_resized' (random box, then resize), 'random' (resize to precrop_size, then a random box),
+    crop: 'inception' or 'random_resized' (random box, then resize), 'random' (resize to precrop_size, then a box),
       'shift' (resize, then a zero-filled random shift), or 'resize'.
     crop_area: area range of the first two, share of the image.
     crop_ratio: aspect range of the first two, width / height.
