@@ -131,7 +131,7 @@ def _line(name: str, result: dict[str, Any]) -> str:
   if 'error' in result:
     return f'{name}: failed: {result["error"]}'
   score = '' if result['score'] is None else f'{result["score"]:.3f}, '
-  return f'{name}: {score}{result["seconds"]:.0f} s'
+  return f'{name}: {score}{result["cpu_s"]:.0f} CPU s'
 
 
 def _shares(processes: int) -> list[set[int]]:
@@ -152,7 +152,8 @@ def _train_cell(spec: str, overrides: list[tuple[str, str]], workdir: str, metri
   """Trains one cell in a worker process, or reads back one that is done.
 
   Returns:
-    'score' (None where the run has no such metric), 'seconds' and 'steps'; or 'error', why it failed.
+    'score' (None where the run has no such metric), 'metrics' of the last evaluation, 'cpu_s' and 'steps'; or
+    'error', why it failed. Processor time, because it does not grow when the machine is shared or the run is paused.
   """
   from vitjax.cli.environment import prepare
 
@@ -170,15 +171,16 @@ def _train_cell(spec: str, overrides: list[tuple[str, str]], workdir: str, metri
       result = json.loads(stored.read_text(encoding='utf-8'))
       if result['spec'] == [spec, *map(list, overrides)]:
         return result
-    began_s = time.perf_counter()
+    began_s = time.process_time()
     training = build(recipe)
     final = train(training, workdir)
   except VitjaxError as error:
-    return {'error': str(error), 'score': None, 'seconds': 0.0, 'steps': 0}
+    return {'error': str(error), 'score': None, 'metrics': {}, 'cpu_s': 0.0, 'steps': 0}
   result = {
     'spec': [spec, *map(list, overrides)],
     'score': final[metric] if metric in final else None,
-    'seconds': round(time.perf_counter() - began_s, 1),
+    'metrics': final,
+    'cpu_s': round(time.process_time() - began_s, 1),
     'steps': training.stop_step,
   }
   stored.write_text(json.dumps(result) + '\n', encoding='utf-8')

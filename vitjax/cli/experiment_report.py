@@ -34,7 +34,7 @@ def write(
 
   Args:
     experiment: what was asked.
-    results: of each cell in order: 'name', 'labels', 'score', 'seconds', 'steps', or 'error'.
+    results: of each cell in order: 'name', 'labels', 'score', 'cpu_s', 'steps', or 'error'.
     workdir: where the files go.
     command: that repeats it.
     wall_s: of this call.
@@ -45,11 +45,11 @@ def write(
   names = list(dict.fromkeys(name for result in results for name in result['labels']))
   with (workdir / 'results.csv').open('w', newline='', encoding='utf-8') as file:
     rows = csv.writer(file)
-    rows.writerow([*names, experiment.metric, 'steps', 'seconds'])
+    rows.writerow([*names, experiment.metric, 'steps', 'cpu_s'])
     for result in results:
       labels = result['labels']
       shown = [labels[name] if name in labels else '' for name in names]
-      rows.writerow([*shown, result['score'], result['steps'], result['seconds']])
+      rows.writerow([*shown, result['score'], result['steps'], result['cpu_s']])
   stored = {'title': experiment.title, 'command': command, 'wall_s': round(wall_s, 1), 'cells': results}
   (workdir / 'results.json').write_text(json.dumps(stored, indent=1) + '\n', encoding='utf-8')
   if reported:
@@ -93,9 +93,10 @@ def _page(experiment: Experiment, results: list[Result], reported: list[Result],
 
 
 def _cost(results: list[Result]) -> str:
-  seconds, steps = (sum(result[name] for result in results) for name in ('seconds', 'steps'))
+  cpu_s, steps = (sum(result[name] for result in results) for name in ('cpu_s', 'steps'))
   return (
-    f'{len(results)} runs, {steps:,} steps, {seconds / 60:.0f} minutes of training one after the other on '
+    f'{len(results)} runs, {steps:,} steps, {cpu_s / 60:.0f} minutes of processor time (all threads; start-up, '
+    f'compilation and evaluation included) on '
     f'{jax.devices()[0].device_kind} ({platform.machine()}); vitjax {vitjax.__version__}, jax {jax.__version__}, '
     f'{datetime.date.today().isoformat()}. Every run is a row of results.csv.'
   )

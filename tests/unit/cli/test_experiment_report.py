@@ -30,7 +30,7 @@ def results(of):
       'name': cell.name,
       'labels': dict(cell.labels),
       'score': SCORES[cell.labels['kind'], cell.labels['seed']],
-      'seconds': 30.0,
+      'cpu_s': 30.0,
       'steps': 10,
     }
     for cell in of.cells
