@@ -8,62 +8,71 @@ import json
 import math
 import pathlib
 import platform
+import re
 import statistics
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
-import matplotlib
-
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt
 import scipy.stats
 
 import vitjax
-from vitjax.config.experiment import Claim, Experiment, matches
+from vitjax.cli.experiment_plots import Lines, Series, columns_of, plot_course, plot_scores
+from vitjax.config.experiment import Claim, Course, Experiment, Measure, matches
+from vitjax.training.metrics import read_metrics
 
 Result = dict[str, Any]
 _CONFIDENCE = 0.95
-_COLOURS = ('#1f5fa8', '#b5651d', '#2e8b57', '#8e4585', '#708090', '#c2a83e', '#b22222', '#4fb3bf')
+_COURSE_COLUMNS = 5
 
 
 def write(
   experiment: Experiment, results: list[Result], workdir: pathlib.Path, *, command: str, wall_s: float
 ) -> str:
-  """Writes results.md, .png, .csv and .json; returns the page.
+  """Writes results.md, .csv, .json and PNGs (results.png; one more per further measure and course); returns the page.
 
   Args:
     experiment: what was asked.
-    results: of each cell in order: 'name', 'labels', 'score', 'cpu_s', 'steps', or 'error'.
-    workdir: where the files go.
+    results: of each cell in order: 'name', 'labels', 'score', 'metrics', 'cpu_s', 'steps', and 'error' where it failed.
+    workdir: where the files go; the cells' folders with their metrics.jsonl lie there.
     command: that repeats it.
     wall_s: of this call.
   """
-  reported = _reported(experiment, results)
-  page = _page(experiment, results, reported, command)
+  page = _page(experiment, results, command, workdir)
   (workdir / 'results.md').write_text(page, encoding='utf-8')
   names = list(dict.fromkeys(name for result in results for name in result['labels']))
   with (workdir / 'results.csv').open('w', newline='', encoding='utf-8') as file:
     rows = csv.writer(file)
-    rows.writerow([*names, experiment.metric, 'steps', 'cpu_s'])
+    metrics = _metrics(experiment)
+    rows.writerow([*names, *metrics, 'steps', 'cpu_s'])
     for result in results:
-      labels = result['labels']
-      shown = [labels[name] if name in labels else '' for name in names]
-      rows.writerow([*shown, result['score'], result['steps'], result['cpu_s']])
+      shown = [_held(result['labels'], name) for name in names]
+      scores = [_held(result['metrics'], name) for name in metrics]
+      rows.writerow([*shown, *scores, result['steps'], result['cpu_s']])
   stored = {'title': experiment.title, 'command': command, 'wall_s': round(wall_s, 1), 'cells': results}
   (workdir / 'results.json').write_text(json.dumps(stored, indent=1) + '\n', encoding='utf-8')
-  if reported:
-    _plot(experiment, reported, workdir / 'results.png')
   return page
+
+
+def _held(values: dict[str, Any], name: str) -> Any:
+  return values[name] if name in values else ''
+
+
+def _metrics(experiment: Experiment) -> list[str]:
+  """Returns the metrics that tables and claims read, in the order of the page."""
+  found = [measure.metric for measure in experiment.measures]
+  for measure in experiment.measures:
+    found += [name for claim in measure.claims for name in claim.metrics or ()]
+  return list(dict.fromkeys(found))
 
 
 def _reported(experiment: Experiment, results: list[Result]) -> list[Result]:
   shown = {cell.name for cell in experiment.cells if cell.reported}
-  return [result for result in results if result['name'] in shown and result['score'] is not None]
+  return [result for result in results if result['name'] in shown]
 
 
-def _page(experiment: Experiment, results: list[Result], reported: list[Result], command: str) -> str:
-  seeds = sorted({result['labels']['seed'] for result in reported})
+def _page(experiment: Experiment, results: list[Result], command: str, workdir: pathlib.Path) -> str:
+  reported = _reported(experiment, results)
   lines = [
     f'# {experiment.title}',
     '',
@@ -78,18 +87,92 @@ def _page(experiment: Experiment, results: list[Result], reported: list[Result],
   ]
   if any('smoke' in cell.arguments for cell in experiment.cells):
     lines += ['**Smoke form: a few steps per cell show that everything runs; the numbers mean nothing.**', '']
-  spread = f'mean ± standard deviation over {len(seeds)} seeds' if len(seeds) > 1 else 'one seed'
-  lines += [f'{experiment.metric_name[0].upper()}{experiment.metric_name[1:]}, {spread}:', '']
-  lines += [*_table(experiment, reported), '', '![the same as a plot](results.png)', '']
-  if experiment.claims:
+  for i, measure in enumerate(experiment.measures):
+    picture = 'results.png' if i == 0 else f'{_file_name(measure.metric)}.png'
+    lines += _scores(experiment, measure, reported, workdir / picture)
+  for course in experiment.courses:
+    lines += _course(course, reported, workdir)
+  if any(measure.claims for measure in experiment.measures):
     heading = '| claim | difference, paired by seed (95 % interval) | verdict |'
     lines += ['## What it shows', '', heading, '| --- | --- | --- |']
-    lines += [_claim_row(claim, reported) for claim in experiment.claims]
+    for measure in experiment.measures:
+      lines += [_claim_row(claim, measure.metric, reported) for claim in measure.claims]
     lines += ['', 'A claim holds here when the whole interval (Student t over the seeds) lies above 0.', '']
   lines += ['## What it does not show', '', experiment.limits, '', '## Cost', '', _cost(results)]
-  failed = [result for result in results if 'error' in result]
-  lines += [f'- failed: {result["name"]}: {result["error"]}' for result in failed]
+  for result in results:
+    if 'error' in result:
+      lines.append(f'- failed: {result["name"]}: {result["error"]}')
+  for measure in experiment.measures:
+    for result in reported:
+      if 'error' not in result and measure.metric not in result['metrics']:
+        lines.append(f'- no {measure.metric}: {result["name"]}')
   return '\n'.join(lines) + '\n'
+
+
+def _file_name(text: str) -> str:
+  return re.sub(r'[^a-z0-9]+', '_', text.lower()).strip('_')
+
+
+def _scores(
+  experiment: Experiment, measure: Measure, reported: list[Result], picture: pathlib.Path
+) -> list[str]:
+  """Draws one measure; returns its heading, table and picture."""
+  series: Series = {}
+  seeds = set()
+  for result in reported:
+    if measure.metric in result['metrics']:
+      labels = result['labels']
+      seeds.add(labels['seed'])
+      row = ', '.join(str(labels[name]) for name in experiment.rows)
+      scores = series.setdefault(row, {}).setdefault(labels[experiment.column], [])
+      scores.append(result['metrics'][measure.metric])
+  name = f'{measure.name[0].upper()}{measure.name[1:]}'
+  if not series:
+    return [f'{name}: no run has a score.', '']
+  plot_scores(experiment, measure, series, picture)
+  spread = f'mean ± standard deviation over {len(seeds)} seeds' if len(seeds) > 1 else 'one seed'
+  return [
+    f'{name}, {spread}:',
+    '',
+    *_table(experiment, series),
+    '',
+    f'![the same as a plot]({picture.name})',
+    '',
+  ]
+
+
+def _course(course: Course, reported: list[Result], workdir: pathlib.Path) -> list[str]:
+  """Draws what the runs wrote into metrics.jsonl; returns its heading, a table of some steps, and the picture."""
+  wanted = [*course.metrics, *(course.level or ())[:1]]
+  found: dict[str, dict[int, list[float]]] = {}
+  for result in reported:
+    if 'error' not in result:
+      for row in read_metrics(workdir / result['name']):
+        for name in wanted:
+          if name in row:
+            found.setdefault(name, {}).setdefault(int(row['step']), []).append(row[name])
+  shown = [name for name in course.metrics if name in found]
+  if not shown:
+    return [f'{course.title}: no run has measured it.', '']
+  picture = workdir / f'{_file_name(course.title)}.png'
+  plot_course(course, found, picture)
+  return [f'{course.title} ({course.axis}):', '', *_course_table(course, found, shown), '',
+          f'![the same as a plot]({picture.name})', '']  # fmt: skip
+
+
+def _course_table(course: Course, found: Lines, shown: list[str]) -> list[str]:
+  steps = sorted(found[shown[0]])
+  steps = [steps[round(i * (len(steps) - 1) / (_COURSE_COLUMNS - 1))] for i in range(_COURSE_COLUMNS)]
+  steps = list(dict.fromkeys(steps))
+  lines = ['| step | ' + ' | '.join(str(step) for step in steps) + ' |', '| --- ' * (len(steps) + 1) + '|']
+  for name in shown:
+    cells = (_spread(list(found[name][step])) for step in steps)
+    lines.append(f'| {course.metrics[name]} | ' + ' | '.join(cells) + ' |')
+  if course.level is not None and course.level[0] in found:
+    lines.append(
+      f'| {course.level[1]} | ' + ' | '.join(_spread(found[course.level[0]][s]) for s in steps) + ' |'
+    )
+  return lines
 
 
 def _cost(results: list[Result]) -> str:
@@ -102,22 +185,8 @@ def _cost(results: list[Result]) -> str:
   )
 
 
-def _series(experiment: Experiment, reported: Iterable[Result]) -> dict[str, dict[Any, list[float]]]:
-  """Returns {row text: {column value: scores over seeds}} in the order of the cells."""
-  found: dict[str, dict[Any, list[float]]] = {}
-  for result in reported:
-    row = ', '.join(str(result['labels'][name]) for name in experiment.rows)
-    found.setdefault(row, {}).setdefault(result['labels'][experiment.column], []).append(result['score'])
-  return found
-
-
-def _columns(series: dict[str, dict[Any, list[float]]]) -> list[Any]:
-  return list(dict.fromkeys(column for row in series.values() for column in row))
-
-
-def _table(experiment: Experiment, reported: list[Result]) -> list[str]:
-  series = _series(experiment, reported)
-  columns = _columns(series)
+def _table(experiment: Experiment, series: Series) -> list[str]:
+  columns = columns_of(series)
   lines = [
     f'| {", ".join(experiment.rows)} | ' + ' | '.join(f'{experiment.column} {c}' for c in columns) + ' |',
     '| --- ' * (len(columns) + 1) + '|',
@@ -129,88 +198,56 @@ def _table(experiment: Experiment, reported: list[Result]) -> list[str]:
   return lines
 
 
-def _spread(scores: list[float]) -> str:
+def _spread(scores: Sequence[float]) -> str:
   if len(scores) == 1:
     return f'{scores[0]:.3f}'
   return f'{statistics.mean(scores):.3f} ± {statistics.stdev(scores):.3f}'
 
 
-def paired_interval(claim: Claim, reported: list[Result]) -> tuple[float, float, float]:
-  """Returns the mean difference better - worse over seeds, and the ends of its 95 % Student t interval.
+class Interval(NamedTuple):
+  """A mean difference over seeds and the ends of its 95 % Student t interval; None with fewer than two seeds."""
 
-  Scores of one side and seed are averaged first. With fewer than two common seeds the ends are not numbers.
+  mean: float
+  ends: tuple[float, float] | None
+
+
+def paired_interval(claim: Claim, metric: str, reported: list[Result]) -> Interval | None:
+  """Returns the difference better - worse, paired by seed; None where no seed has both.
+
+  Args:
+    claim: its two sides; scores of one side and seed are averaged first.
+    metric: that both are judged by, unless the claim names two.
+    reported: results of the cells; those without the metric are left out.
   """
   sides = []
-  for wanted in (claim.better, claim.worse):
+  for wanted, name in zip((claim.better, claim.worse), claim.metrics or (metric, metric), strict=True):
     by_seed: dict[Any, list[float]] = {}
     for result in reported:
-      if matches(result['labels'], wanted):
-        by_seed.setdefault(result['labels']['seed'], []).append(result['score'])
+      if matches(result['labels'], wanted) and name in result['metrics']:
+        by_seed.setdefault(result['labels']['seed'], []).append(result['metrics'][name])
     sides.append({seed: statistics.mean(scores) for seed, scores in by_seed.items()})
   differences = [sides[0][seed] - sides[1][seed] for seed in sides[0] if seed in sides[1]]
   if not differences:
-    return math.nan, math.nan, math.nan
+    return None
   mean = statistics.mean(differences)
   if len(differences) < 2:
-    return mean, math.nan, math.nan
+    return Interval(mean, None)
   factor = float(scipy.stats.t.ppf((1 + _CONFIDENCE) / 2, len(differences) - 1))
   half = factor * statistics.stdev(differences) / math.sqrt(len(differences))
-  return mean, mean - half, mean + half
+  return Interval(mean, (mean - half, mean + half))
 
 
-def _claim_row(claim: Claim, reported: list[Result]) -> str:
-  mean, low, high = paired_interval(claim, reported)
-  source = f' ({claim.source})' if claim.source else ''
-  if math.isnan(low):
-    return f'| {claim.text}{source} | {mean:+.3f} | too few seeds to say |'
+def _claim_row(claim: Claim, metric: str, reported: list[Result]) -> str:
+  text = f'{claim.text} ({claim.source})' if claim.source else claim.text
+  found = paired_interval(claim, metric, reported)
+  if found is None:
+    return f'| {text} | - | no seed has both scores |'
+  if found.ends is None:
+    return f'| {text} | {found.mean:+.3f} | too few seeds to say |'
+  low, high = found.ends
   verdict = 'not shown: within the spread of the seeds'
   if low > 0:
     verdict = '**holds here**'
   elif high < 0:
     verdict = '**the opposite holds here**'
-  return f'| {claim.text}{source} | {mean:+.3f} ({low:+.3f} to {high:+.3f}) | {verdict} |'
-
-
-def _plot(experiment: Experiment, reported: list[Result], path: pathlib.Path) -> None:
-  series = _series(experiment, reported)
-  figure, axes = plt.subplots(figsize=(8, 4.8), layout='constrained')
-  if experiment.log_x:
-    _plot_lines(axes, series)
-  else:
-    _plot_points(axes, series)
-  if experiment.chance is not None:
-    axes.axhline(experiment.chance, color='grey', linewidth=0.8, linestyle=':', label='chance')
-  axes.set_xlabel(experiment.column)
-  axes.set_ylabel(experiment.metric_name)
-  axes.set_title(experiment.title)
-  axes.legend(fontsize=8, title=', '.join(experiment.rows), title_fontsize=8)
-  axes.spines[['top', 'right']].set_visible(False)
-  figure.savefig(path, dpi=120)
-  plt.close(figure)
-
-
-def _plot_lines(axes: Any, series: dict[str, dict[Any, list[float]]]) -> None:
-  for i, (row, scores) in enumerate(series.items()):
-    x = sorted(scores)
-    means = [statistics.mean(scores[c]) for c in x]
-    spread = [statistics.stdev(scores[c]) if len(scores[c]) > 1 else 0.0 for c in x]
-    axes.errorbar(x, means, spread, marker='o', capsize=3, label=row, color=_COLOURS[i % len(_COLOURS)])
-  axes.set_xscale('log')
-  axes.set_xticks(_columns(series), [f'{c:,}' for c in _columns(series)])
-  axes.minorticks_off()
-
-
-def _plot_points(axes: Any, series: dict[str, dict[Any, list[float]]]) -> None:
-  """Means with their spread and a dot per seed; no bars, since the axis need not start at 0."""
-  columns = _columns(series)
-  width = 0.7 / len(series)
-  for i, (row, scores) in enumerate(series.items()):
-    x = [columns.index(c) + (i - (len(series) - 1) / 2) * width for c in scores]
-    means = [statistics.mean(values) for values in scores.values()]
-    spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in scores.values()]
-    colour = _COLOURS[i % len(_COLOURS)]
-    axes.errorbar(x, means, spread, fmt='D', capsize=4, label=row, color=colour)
-    for place, values in zip(x, scores.values(), strict=True):
-      axes.plot([place] * len(values), values, '.', color=colour, markersize=5, alpha=0.5)
-  axes.set_xticks(range(len(columns)), [str(c) for c in columns])
-  axes.grid(axis='y', alpha=0.3)
+  return f'| {text} | {found.mean:+.3f} ({low:+.3f} to {high:+.3f}) | {verdict} |'

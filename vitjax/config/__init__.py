@@ -39,7 +39,7 @@ from __future__ import annotations
 from vitjax.config.defaults import default_config, evaluator, evaluators, source_config
 from vitjax.config.devices import expected_devices
 from vitjax.config.durations import Duration
-from vitjax.config.experiment import Cell, Claim, Experiment, grid, load_experiment
+from vitjax.config.experiment import Cell, Claim, Course, Experiment, Measure, grid, load_experiment
 from vitjax.config.knobs import KnobDoc, describe_knobs
 from vitjax.config.load import apply_overrides, load_config, load_recipe, parse_args, recipe_to_config
 from vitjax.config.parse import parse_recipe
@@ -50,10 +50,12 @@ from vitjax.config.schema import Recipe
 __all__ = [
   'Cell',
   'Claim',
+  'Course',
   'Duration',
   'Experiment',
   'KnobDoc',
   'Launch',
+  'Measure',
   'Recipe',
   'apply_overrides',
   'default_config',

@@ -52,12 +52,48 @@ class Claim:
     better: labels of the cells that should score higher.
     worse: labels of the others; cells of one seed are compared with each other.
     source: where it comes from.
+    metrics: of the better and of the worse side; None: the score that the claim is listed under, for both.
   """
 
   text: str
   better: Labels
   worse: Labels
   source: str = ''
+  metrics: tuple[str, str] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+  """Another score of the same runs, with a table, a plot and claims of its own.
+
+  Attributes:
+    metric: of train()'s last evaluation; larger is better.
+    name: the same in words, for axes.
+    claims: held against it.
+    chance: the score of guessing; None: not drawn.
+  """
+
+  metric: str
+  name: str
+  claims: tuple[Claim, ...] = ()
+  chance: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Course:
+  """What is drawn over the steps of training: a line per metric, mean and spread over the reported runs.
+
+  Attributes:
+    title: of the plot.
+    axis: what the metrics are, with their unit.
+    metrics: {name in metrics.jsonl: name in the legend}.
+    level: a metric that does not change, drawn as a dotted line, and its name; None: no such line.
+  """
+
+  title: str
+  axis: str
+  metrics: Mapping[str, str]
+  level: tuple[str, str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +113,8 @@ class Experiment:
     log_x: the columns are numbers on a logarithmic axis: lines instead of bars.
     claims: held against the numbers.
     chance: the score of guessing; None: not drawn.
+    also: other scores of the same runs.
+    courses: plots over the steps of training.
   """
 
   title: str
@@ -91,6 +129,13 @@ class Experiment:
   log_x: bool = False
   claims: tuple[Claim, ...] = ()
   chance: float | None = None
+  also: tuple[Measure, ...] = ()
+  courses: tuple[Course, ...] = ()
+
+  @property
+  def measures(self) -> tuple[Measure, ...]:
+    """All scores, that of `metric` first."""
+    return (Measure(self.metric, self.metric_name, self.claims, self.chance), *self.also)
 
 
 def cell_name(labels: Labels) -> str:
@@ -153,7 +198,7 @@ def _problems(experiment: Experiment) -> list[Problem]:
       problems.append(Problem(cell.name, '', f'the labels {", ".join(missing)}'))
     seen.add(cell.name)
   reported = [cell.labels for cell in experiment.cells if cell.reported]
-  for claim in experiment.claims:
+  for claim in (claim for measure in experiment.measures for claim in measure.claims):
     for side in (claim.better, claim.worse):
       if not any(matches(labels, side) for labels in reported):
         problems.append(Problem(claim.text, f'{dict(side)}', 'labels that cells have'))
