@@ -18,7 +18,7 @@ RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 def get_config(arg: str = ''):
   args = parse_args(arg, pool=POOLS, lr=1e-3, seed=0, smoke=False)
   config = load_config(
-    f'{SMALL}:num_train=10000,steps=600,lr={args.lr},seed={args.seed}' + ',smoke' * args.smoke
+    f'{SMALL}:num_train=10000,steps=400,lr={args.lr},seed={args.seed}' + ',smoke' * args.smoke
   )
   config.model.pool = args.pool
   return config
@@ -31,7 +31,7 @@ def get_experiment(smoke: bool) -> Experiment:
     title='Class token or mean pooling, by learning rate',
     question='Is a class token needed, or does the mean of the patches do as well at its own learning rate?',
     method=(
-      'A ViT of 4 blocks, width 64, patch 8 (16 tokens), 600 steps of 100 on 10,000 images of Fashion-MNIST at 32 '
+      'A ViT of 4 blocks, width 64, patch 8 (16 tokens), 400 steps of 100 on 10,000 images of Fashion-MNIST at 32 '
       'pixels, four peak learning rates, scored on all 10,000 test images.'
     ),
     limits='One data set, one length of training; the paper compares B/16 on ImageNet after pretraining on JFT.',

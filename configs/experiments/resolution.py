@@ -30,7 +30,7 @@ def get_config(arg: str = ''):
   )
   smoke = ',smoke' * args.smoke
   if args.stage == 'pretrain':
-    return load_config(f'{SMALL}:num_train=10000,size={args.pretrained},steps=800,seed={args.seed}{smoke}')
+    return load_config(f'{SMALL}:num_train=10000,size={args.pretrained},steps=500,seed={args.seed}{smoke}')
   spec = f'num_train=10000,size={args.size},steps={max(args.steps, 1)},seed={args.seed},checkpoint={args.checkpoint}'
   config = load_config(f'{SMALL}:{spec}{smoke}')
   config.init.head = 'keep'
@@ -77,7 +77,7 @@ def get_experiment(smoke: bool) -> Experiment:
     title='Pretraining and fine-tuning resolution, and how positions are resampled',
     question='What does another resolution cost before fine-tuning, and what does it bring after it?',
     method=(
-      'A ViT of 4 blocks, width 64, patch 8, trained for 800 steps of 100 on 10,000 images of Fashion-MNIST at 24 or '
+      'A ViT of 4 blocks, width 64, patch 8, trained for 500 steps of 100 on 10,000 images of Fashion-MNIST at 24 or '
       '32 pixels; its positions resampled for 24, 32 or 48 pixels (3, 4 or 6 patches a side), the head kept; scored at '
       'once, and after 100 more steps. The images have 28 pixels: sizes above are upsampled.'
     ),

@@ -13,11 +13,11 @@ from vitjax.config import Cell, Claim, Experiment, grid, load_config, parse_args
 SMALL = pathlib.Path(__file__).with_name('small.py')
 # shape -> patch, width, depth, steps: tokens x width^2 x depth x steps is the same in all.
 SHAPES = {
-  'patch 4, 200 steps': (4, 64, 4, 200),
-  'patch 8, 800 steps': (8, 64, 4, 800),
-  'patch 16, 3200 steps': (16, 64, 4, 3200),
-  'width 128, depth 1': (8, 128, 1, 800),
-  'width 32, depth 16': (8, 32, 16, 800),
+  'patch 4, 100 steps': (4, 64, 4, 100),
+  'patch 8, 400 steps': (8, 64, 4, 400),
+  'patch 16, 1600 steps': (16, 64, 4, 1600),
+  'width 128, depth 1': (8, 128, 1, 400),
+  'width 32, depth 16': (8, 32, 16, 400),
 }
 NAMES = {name.replace(', ', '-').replace(' ', ''): name for name in SHAPES}
 
@@ -34,22 +34,22 @@ def get_config(arg: str = ''):
 
 def get_experiment(smoke: bool) -> Experiment:
   more = {'smoke': True} if smoke else {}
-  names = ('patch8-800steps', 'width128-depth1') if smoke else tuple(NAMES)
+  names = ('patch8-400steps', 'width128-depth1') if smoke else tuple(NAMES)
   cells = tuple(
     Cell({'shape': NAMES[labels['shape']], 'seed': labels['seed'], 'model': 'ViT'}, {**labels, **more})
     for labels in grid(shape=names, seed=(0,) if smoke else (0, 1, 2))
   )
-  base = {'shape': 'patch 8, 800 steps'}
+  base = {'shape': 'patch 8, 400 steps'}
   return Experiment(
     title='Patch size, width and depth at equal compute',
     question='For the same training FLOPs: many small patches for few steps, or few large ones for many? Wide or deep?',
     method=(
       'ViTs that all spend about the same FLOPs in training on 10,000 images of Fashion-MNIST at 32 pixels (batches of '
-      '100): the middle one has patch 8, width 64, 4 blocks and trains for 800 steps. Scored on all 10,000 test images.'
+      '100): the middle one has patch 8, width 64, 4 blocks and trains for 400 steps. Scored on all 10,000 test images.'
     ),
     limits=(
       'One learning rate for all shapes, one budget, one data set. More steps also mean more passes over the images: '
-      '2, 8 and 32 for the three patch sizes.'
+      '1, 4 and 16 for the three patch sizes.'
     ),
     metric='test/accuracy_top1',
     metric_name='accuracy on Fashion-MNIST',
