@@ -19,9 +19,8 @@ from vitjax.config import knobs_filled, recipe_from_json
 from vitjax.config.schema import ModelConfig, Recipe
 from vitjax.data import Preprocess
 from vitjax.errors import CheckpointError, ConfigError, Problem
-from vitjax.models import build_model, unstack_blocks
+from vitjax.models import build_model, stack_attention
 from vitjax.ops.normalize import normalize
-from vitjax.trees import flatten
 
 Path = str | os.PathLike[str]
 _FOREIGN_SUFFIXES = ('.npz', '.safetensors', '.onnx')
@@ -148,14 +147,6 @@ class Loaded:
     for start in range(0, len(items), batch_size):
       raw = np.stack([self.preprocess(image) for image in items[start : start + batch_size]])
       yield np.asarray(normalize(raw, self.preprocess.mean, self.preprocess.std))
-
-
-def stack_attention(intermediates: Any) -> jax.Array:
-  """Returns every block's attention [n, depth, k, l, l] from what apply(..., mutable=['intermediates']) kept."""
-  maps = flatten(unstack_blocks(intermediates))
-  name = 'Transformer/encoderblock_{}/MultiHeadDotProductAttention_0/attention/0'
-  depth = sum(path.startswith('Transformer/') for path in maps)
-  return jnp.stack([maps[name.format(i)] for i in range(depth)], axis=1)
 
 
 @dataclasses.dataclass(frozen=True)

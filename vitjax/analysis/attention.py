@@ -12,7 +12,10 @@ import numpy as np
 
 from vitjax.analysis.layers import TokenLayout, token_layout
 from vitjax.errors import ConfigError, Problem
-from vitjax.loading import Loaded, stack_attention
+from vitjax.loading import Loaded
+from vitjax.models import stack_attention
+from vitjax.ops import attention_distance as attention_distance_ops
+from vitjax.ops.attention_distance import patch_distances
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,38 +42,21 @@ class AttentionDistance:
     return self.mean / self.width
 
 
-def patch_distances(grid: tuple[int, int], stride: int) -> np.ndarray:
-  """Returns the Euclidean distance between the centres of each two patches, float64 [h * w, h * w], pixels.
-
-  Args:
-    grid: (h, w) patches.
-    stride: pixels from one patch to the next.
-  """
-  y, x = np.mgrid[: grid[0], : grid[1]].reshape(2, -1, 1).astype(np.float64)
-  return stride * np.hypot(y - y.T, x - x.T)
-
-
 def query_distances(attention: Any, layout: TokenLayout, *, renormalize: bool = True) -> jax.Array:
-  """Returns how far each patch looks, pixels, float32 [n, depth, k, h * w]. Traced or not.
-
-    distance(q) = sum_j a(q, j) |place(q) - place(j)| / sum_j a(q, j)        over patches j
+  """Returns how far each patch looks, pixels, float32 [n, depth, k, h * w]: `ops.attention_distance` on a layout.
 
   Args:
     attention: probabilities [n, depth, k, l, l], rows sum to 1.
-    layout: of the tokens. Queries and keys that are no patches (class token, registers) have no place and are
-      left out.
-    renormalize: divide by what the row gives to patches, as written above: the distance of what a head does
-      look at on the image. False: divide by 1, so that attention to the class token counts as distance 0; a
-      head that idles on the class token then looks local.
-
-  Source: ViT (arXiv 2010.11929) D.7, Figures 7 (right) and 11.
-  Differs from source: the paper does not say what becomes of the class token; hence the argument.
+    layout: of the tokens. Queries and keys that are no patches (class token, registers) are left out.
+    renormalize: divide by what the row gives to patches, see there.
   """
-  patches = jnp.asarray(attention)[..., layout.num_prefix :, layout.num_prefix :].astype(jnp.float32)
-  distances = jnp.asarray(patch_distances(layout.grid, layout.stride), jnp.float32)
-  found = jnp.einsum('...qj,qj->...q', patches, distances)
-  # A row that underflowed to nothing but prefix tokens has no place to look at: distance 0.
-  return found / jnp.maximum(patches.sum(-1), 1e-30) if renormalize else found
+  return attention_distance_ops.query_distances(
+    attention,
+    grid=layout.grid,
+    stride=layout.stride,
+    num_prefix=layout.num_prefix,
+    renormalize=renormalize,
+  )
 
 
 def attention_distance(

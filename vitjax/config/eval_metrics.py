@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from vitjax.config.schema import EvalConfig
 
+# Evaluators of the model's own head, whose classes must be those of the training source.
+HEAD_KINDS = ('classification',)
 # Evaluators of frozen features: they read train_source, and no head.
 FEATURE_KINDS = ('fewshot', 'knn', 'linear_probe')
 # Knobs of EvalConfig that one kind alone reads. The linear probe reads held_out where there is a choice of probe_l2.
@@ -28,6 +30,8 @@ def best_metrics(config: EvalConfig) -> tuple[str, ...]:
   """Returns the metrics of an evaluator of which the largest value is the best."""
   if config.kind == 'fewshot':
     return tuple(fewshot_metric(config, shots, l2) for shots in config.shots for l2 in config.ridge_l2)
+  if config.kind == 'attention':
+    return ()
   if config.kind == 'knn':
     return tuple(knn_metric(num) for num in config.num_neighbours)
   return ('accuracy_top1',) if config.kind == 'linear_probe' else ('accuracy_top1', 'accuracy_top5')

@@ -198,11 +198,12 @@ class InitConfig:
 class EvalConfig:
   """One evaluator; every example of its split counts exactly once.
 
-  'classification' judges the head; the other kinds judge frozen features, by a small classifier that is made of
-  the features of `train_source` and needs no head. Their classes may differ from those of data.source.
+  'classification' judges the head; 'fewshot', 'knn' and 'linear_probe' judge frozen features, by a small classifier
+  that is made of the features of `train_source` and needs no head. Their classes may differ from those of
+  data.source. 'attention' judges nothing: it reports how far each block looks, and the structure of positions.
   """
 
-  kind: str = knob('classification', "the evaluator: the model's own head, or its frozen features with closed-form ridge regression, nearest neighbours or logistic regression", choices=('classification', 'fewshot', 'knn', 'linear_probe'))
+  kind: str = knob('classification', "the evaluator: the model's own head, or its frozen features with closed-form ridge regression, nearest neighbours or logistic regression; or attention distance and position structure", choices=('classification', 'fewshot', 'knn', 'linear_probe', 'attention'))
   source: SourceConfig = dataclasses.field(default_factory=SourceConfig)
   train_source: SourceConfig = dataclasses.field(default_factory=SourceConfig)
   batch_size: int = knob(512, 'examples per evaluation step over all devices; the last batch is padded with a mask', unit='examples', minimum=1)

@@ -3,12 +3,14 @@
 `make_probe` is for frozen features of any origin: few-shot regression, nearest neighbours, linear probe.
 """
 
+from vitjax.evaluators.attention import AttentionEvaluator
 from vitjax.evaluators.build import Evaluator, build_evaluator, eval_sources, reads_head
 from vitjax.evaluators.classification import ClassificationEvaluator
 from vitjax.evaluators.features import FeatureExtractor, Features, make_features
 from vitjax.evaluators.transfer import Probe, TransferEvaluator, make_probe
 
 __all__ = [
+  'AttentionEvaluator',
   'ClassificationEvaluator',
   'Evaluator',
   'FeatureExtractor',

@@ -8,10 +8,11 @@ from typing import Any, Protocol
 
 from jax.sharding import Mesh
 
-from vitjax.config.eval_metrics import FEATURE_KINDS
+from vitjax.config.eval_metrics import FEATURE_KINDS, HEAD_KINDS
 from vitjax.config.schema import EvalConfig, Recipe, SourceConfig
 from vitjax.data import Batches, check_same_classes, eval_batches
 from vitjax.data.sources import Source
+from vitjax.evaluators.attention import AttentionEvaluator
 from vitjax.evaluators.classification import ClassificationEvaluator
 from vitjax.evaluators.features import FeatureExtractor
 from vitjax.evaluators.transfer import TransferEvaluator, make_probe
@@ -29,7 +30,7 @@ class Evaluator(Protocol):
 
 def reads_head(config: EvalConfig) -> bool:
   """Returns whether an evaluator judges the head, so that its classes must be those of the training source."""
-  return config.kind not in FEATURE_KINDS
+  return config.kind in HEAD_KINDS
 
 
 def eval_sources(recipe: Recipe) -> dict[str, SourceConfig]:
@@ -37,7 +38,7 @@ def eval_sources(recipe: Recipe) -> dict[str, SourceConfig]:
   found: dict[str, SourceConfig] = {}
   for name, config in recipe.evals.items():
     found[f'evals.{name}.source'] = config.source
-    if not reads_head(config):
+    if config.kind in FEATURE_KINDS:
       found[f'evals.{name}.train_source'] = config.train_source
   return found
 
@@ -63,6 +64,8 @@ def build_evaluator(
   batches = functools.partial(_batches, recipe, name, mesh)
   if reads_head(config):
     return ClassificationEvaluator(objective, recipe.objective.loss, mesh, batches(source))
+  if config.kind == 'attention':
+    return AttentionEvaluator(objective, recipe.model, recipe.data, mesh, batches(source))
   train_source = sources[f'{where}.train_source']
   check_same_classes(train_source, source)
   probe = make_probe(config, train_source, prefix=f'{where}.')

@@ -13,7 +13,8 @@ from vitjax.config.suggest import did_you_mean
 from vitjax.config.variants import ResNetVariant
 from vitjax.errors import ConfigError, Problem
 from vitjax.models.flops import forward_flops
-from vitjax.models.layout import stack_blocks, unstack_blocks
+from vitjax.models.layout import attention_by_block, stack_attention, stack_blocks, unstack_blocks
+from vitjax.models.position_tables import position_tables
 from vitjax.models.resnet import BiTResNet
 from vitjax.models.sizes import resolve_variant
 from vitjax.models.vit import VisionTransformer
@@ -21,10 +22,13 @@ from vitjax.models.vit import VisionTransformer
 __all__ = [
   'BiTResNet',
   'VisionTransformer',
+  'attention_by_block',
   'build_model',
   'create_model',
   'forward_flops',
+  'position_tables',
   'resolve_variant',
+  'stack_attention',
   'stack_blocks',
   'unstack_blocks',
 ]

@@ -96,3 +96,16 @@ def _take(leaf: Any, index: int) -> Any:
   if isinstance(leaf, jax.ShapeDtypeStruct):
     return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
   return leaf[index]
+
+
+def attention_by_block(intermediates: Any) -> list[jax.Array]:
+  """Returns each block's attention [n, k, l, l] from what apply(..., mutable=['intermediates']) kept."""
+  maps = trees.flatten(unstack_blocks(intermediates))
+  name = 'Transformer/encoderblock_{}/MultiHeadDotProductAttention_0/attention/0'
+  depth = sum(path.startswith('Transformer/') for path in maps)
+  return [maps[name.format(i)] for i in range(depth)]
+
+
+def stack_attention(intermediates: Any) -> jax.Array:
+  """Returns every block's attention as one array [n, depth, k, l, l]; see `attention_by_block`."""
+  return jnp.stack(attention_by_block(intermediates), axis=1)

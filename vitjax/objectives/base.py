@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
+from vitjax.models import attention_by_block
+
 Batch = dict[str, jax.Array]
 
 
@@ -20,6 +22,12 @@ class LossOutput(NamedTuple):
 
   loss: jax.Array
   metrics: dict[str, tuple[jax.Array, jax.Array]]
+
+
+def attention_of(model: Any, params: Any, images: jax.Array) -> list[jax.Array]:
+  """Returns each block's attention probabilities [n, k, l, l], rows sum to 1, of normalised images. Traced."""
+  _, kept = model.apply({'params': params}, images, train=False, mutable=['intermediates'])
+  return attention_by_block(kept['intermediates'])
 
 
 class Objective(Protocol):
@@ -43,4 +51,8 @@ class Objective(Protocol):
 
   def features(self, params: Any, images: jax.Array) -> jax.Array:
     """Returns float32 [n, d], what a head would see of raw images (uint8 [n, h, w, 3]), without dropout."""
+    ...
+
+  def attention(self, params: Any, images: jax.Array) -> list[jax.Array]:
+    """Returns each block's attention probabilities [n, k, l, l] on raw images (uint8 [n, h, w, 3]); a ViT's alone."""
     ...

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from vitjax.config.schema import DataConfig, ObjectiveConfig
-from vitjax.objectives.base import Batch, LossOutput
+from vitjax.objectives.base import Batch, LossOutput, attention_of
 from vitjax.ops.augment import augmented
 from vitjax.ops.cutmix import cutmix
 from vitjax.ops.mixup import mixup
@@ -93,3 +93,7 @@ class Classification:
     images = normalize(images, self.data.mean, self.data.std)
     _, out = self.model.apply({'params': params}, images, train=False, return_features=True)
     return out['pre_logits']
+
+  def attention(self, params: Any, images: jax.Array) -> list[jax.Array]:
+    """Returns each block's attention probabilities [n, k, l, l] on uint8 images [n, h, w, 3]."""
+    return attention_of(self.model, params, normalize(images, self.data.mean, self.data.std))

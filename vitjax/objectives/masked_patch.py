@@ -14,7 +14,7 @@ import optax
 from vitjax.config.schema import DataConfig, ModelConfig, ObjectiveConfig
 from vitjax.config.variants import ViTVariant
 from vitjax.models.sizes import num_prefix_tokens, resolve_variant
-from vitjax.objectives.base import Batch, LossOutput
+from vitjax.objectives.base import Batch, LossOutput, attention_of
 from vitjax.ops.augment import augmented
 from vitjax.ops.normalize import normalize
 
@@ -161,6 +161,11 @@ class MaskedPatch:
     """Returns float32 [n, d], the pooled tokens of uint8 images [n, h, w, 3], nothing corrupted."""
     images = normalize(images, self.data.mean, self.data.std)
     return self.model.apply(_of_model(params), images, train=False)
+
+  def attention(self, params: Any, images: jax.Array) -> list[jax.Array]:
+    """Returns each block's attention probabilities [n, k, l, l] on uint8 images [n, h, w, 3], nothing corrupted."""
+    images = normalize(images, self.data.mean, self.data.std)
+    return attention_of(self.model, _of_model(params)['params'], images)
 
 
 def _of_model(params: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from vitjax.config.eval_metrics import FEATURE_KINDS
+from vitjax.config.eval_metrics import FEATURE_KINDS, HEAD_KINDS
 from vitjax.config.knobs import read
 from vitjax.config.schema import ModelConfig, Recipe, SourceConfig
 from vitjax.config.values import shown
@@ -51,7 +51,7 @@ class Findings:
   def head_sources(self) -> list[str]:
     """Returns the dotted paths of the sources whose classes the model's head must hold."""
     evals = self.recipe.evals
-    return ['data.source', *(f'evals.{n}.source' for n in evals if evals[n].kind not in FEATURE_KINDS)]
+    return ['data.source', *(f'evals.{n}.source' for n in evals if evals[n].kind in HEAD_KINDS)]
 
   def source(self, path: str) -> SourceConfig:
     """Returns the source at one of the paths of `sources`."""

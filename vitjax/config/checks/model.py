@@ -21,6 +21,8 @@ def check_model(found: Findings) -> None:
     _check_positions(found, size)
     _check_patches(found, variant, size)
     _check_attention(found, size)
+  if isinstance(variant, ResNetVariant):
+    _check_no_attention(found)
   if found.good('objective.name') and found.recipe.objective.name == 'masked_patch':
     _check_headless(found, variant)
   else:
@@ -88,6 +90,17 @@ def _check_patches(found: Findings, variant: ViTVariant, size: Sizes) -> None:
     found.add('data.image_size', expected, images)
 
 
+def _check_no_attention(found: Findings) -> None:
+  """Reports evaluators that a ResNet has nothing for."""
+  for name, config in found.recipe.evals.items():
+    if config.kind == 'attention':
+      variant = shown(found.recipe.model.variant)
+      hint = (
+        f'Leave the evaluator out, or change model.variant from {variant} to a transformer such as "S/16"'
+      )
+      found.add(f'evals.{name}.kind', 'an evaluator for a ResNet, which has no attention', hint)
+
+
 def _check_headless(found: Findings, variant: ViTVariant | ResNetVariant | None) -> None:
   name = "objective.name = 'masked_patch'"
   if found.good('model.num_classes') and found.recipe.model.num_classes != 0:
@@ -98,7 +111,7 @@ def _check_headless(found: Findings, variant: ViTVariant | ResNetVariant | None)
   for path in found.head_sources():
     if path != 'data.source':
       where = path.rpartition('.')[0]
-      hint = 'Judge frozen features: fewshot, knn or linear_probe'
+      hint = 'Judge frozen features: fewshot, knn or linear_probe; or look at attention'
       found.add(f'{where}.kind', f'an evaluator of features with {name}: there is no head', hint)
 
 
