@@ -11,6 +11,7 @@ from ml_collections import config_dict
 
 from vitjax.config import knobs
 from vitjax.config.checks import check_recipe
+from vitjax.config.durations import Duration
 from vitjax.config.knobs import Knob
 from vitjax.config.schema import EvalConfig, Recipe
 from vitjax.config.suggest import suggest_path
@@ -118,6 +119,8 @@ class Reader:
     if value is _MISSING:
       self._refuse(path, 'an unset required placeholder', knob.expected, 'Give it a value')
       return knob.default
+    if self._stored and knob.type.base is Duration and isinstance(value, int):
+      value = f'{value} steps'  # optim.rsqrt_timescale of versions that knew it in steps alone
     try:
       converted = convert(value, knob.type, knob.info)
     except Mismatch as error:

@@ -14,7 +14,8 @@ import optax
 from vitjax import trees
 from vitjax.config.schema import OptimConfig
 from vitjax.errors import ConfigError, Problem
-from vitjax.optim.layer_decay import layer_multipliers
+from vitjax.optim.directions import direction
+from vitjax.optim.layer_decay import is_stacked, layer_multipliers
 
 Params = Any
 
@@ -28,12 +29,14 @@ def make_optimizer(
 
     1. g is scaled so that the norm over all trained gradients is at most clip_norm. Frozen parameters do not
        count towards the norm.
-    2. u = AdamW's m / (sqrt(v) + eps) with bias correction, or SGD's momentum m = momentum * m + g.
+    2. u = the direction of optim.name: AdamW's m / (sqrt(v) + eps), SGD's momentum ..., see `direction`.
     3. the update: with rate = schedule(step) and the layer's factor f (see `layer_multipliers`)
          'times_lr'      -rate * f * (u + weight_decay * w)
          'independent'   -rate * f * u - (rate / peak_lr) * weight_decay * w
-       where only the paths that weight_decay_on matches are decayed. The decay is decoupled for SGD as well:
-       it is not part of the momentum.
+         lamb            -rate * f * r * (u + weight_decay * w), r = |w| / |u + weight_decay * w| of the array, 1
+                         where either is zero; of each layer where layers are stacked
+       where only the paths that weight_decay_on matches are decayed. The decay is decoupled for all: it is not
+       part of a momentum.
 
   Frozen parameters get zero updates and no optimiser state (optax.MaskedNode stands in their places).
   All arithmetic is float32 at least, whatever the parameters' dtype; the second moment is kept so, the first
@@ -56,13 +59,14 @@ def make_optimizer(
   multipliers = _checked(config, params)
   weight_decay = _weight_decay(config)
   steps = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
-  steps.append(_direction(config))
+  steps.append(direction(config))
   if config.weight_decay and config.weight_decay_form == 'independent':
     peak = config.peak_lr
     steps += [_scale_by_path(multipliers), optax.scale(peak), weight_decay]
     steps.append(optax.scale_by_learning_rate(lambda step: schedule(step) / peak))
   else:
-    steps += [weight_decay, _scale_by_path(multipliers), optax.scale_by_learning_rate(schedule)]
+    ratio = optax.stateless(_trust_ratio) if config.name == 'lamb' else optax.identity()
+    steps += [weight_decay, ratio, _scale_by_path(multipliers), optax.scale_by_learning_rate(schedule)]
   optimizer = _in_float32(optax.chain(*steps))
   if not config.freeze:
     return optimizer
@@ -75,17 +79,6 @@ def is_frozen(config: OptimConfig, path: str) -> bool:
   return any(re.fullmatch(pattern, path) for pattern in config.freeze)
 
 
-def _direction(config: OptimConfig) -> optax.GradientTransformation:
-  """Returns the step direction before any rate: Adam's, or the momentum of SGD."""
-  dtype = jnp.dtype(config.momentum_dtype)
-  # Times a numpy float32, a bfloat16 moment becomes float32; a Python float would be rounded to bfloat16.
-  if config.name == 'adamw':
-    return optax.scale_by_adam(np.float32(config.b1), config.b2, config.eps, mu_dtype=dtype)
-  if config.momentum == 0:
-    return optax.identity()
-  return optax.trace(np.float32(config.momentum), config.nesterov, accumulator_dtype=dtype)
-
-
 def _weight_decay(config: OptimConfig) -> optax.GradientTransformation:
   """Returns the transformation that adds weight_decay * w for the paths that decay."""
   if not config.weight_decay:
@@ -95,6 +88,18 @@ def _weight_decay(config: OptimConfig) -> optax.GradientTransformation:
     return trees.map_with_path(lambda path, _: re.fullmatch(config.weight_decay_on, path) is not None, tree)
 
   return optax.add_decayed_weights(config.weight_decay, mask=decays)
+
+
+def _trust_ratio(updates: Params, params: Params) -> Params:
+  """Returns LAMB's updates: each array, or each layer of a stacked one, brought to the norm of its parameter."""
+
+  def scaled(path: str, update: jax.Array, param: jax.Array) -> jax.Array:
+    axes = tuple(range(1 if is_stacked(path) else 0, param.ndim))
+    norms = [jnp.sqrt(jnp.sum(x**2, axes, keepdims=True)) for x in (param, update)]
+    moves = (norms[0] > 0) & (norms[1] > 0)
+    return update * jnp.where(moves, norms[0] / jnp.where(moves, norms[1], 1.0), 1.0)
+
+  return trees.map_with_path(scaled, updates, params)
 
 
 def _scale_by_path(multipliers: dict[str, float | np.ndarray]) -> optax.GradientTransformation:
@@ -136,7 +141,7 @@ def _checked(config: OptimConfig, params: Params) -> dict[str, float | np.ndarra
     problems.append(Problem('optim.freeze', repr(config.freeze), expected))
   if config.weight_decay and config.weight_decay_form == 'independent' and not config.peak_lr:
     problems.append(Problem('optim.peak_lr', '0', "above 0 for weight_decay_form='independent'"))
-  if config.name == 'adamw':
+  if config.name != 'sgd':
     problems += [
       Problem(f'optim.{name}', '1', 'below 1 (its average would never start)')
       for name in ('b1', 'b2')

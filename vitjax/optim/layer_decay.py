@@ -17,6 +17,11 @@ _STACKED = re.compile(r'Transformer/encoderblock/.*')
 _TOP = re.compile(r'Transformer/encoder_norm/.*|(MAPHead_0|pool_norm|pre_logits|head|objective)/.*')
 
 
+def is_stacked(path: str) -> bool:
+  """Returns whether the first axis of the parameter at this path counts layers (model.layers='scan')."""
+  return _STACKED.fullmatch(path) is not None
+
+
 def layer_multipliers(params: Any, layer_decay: float) -> dict[str, float | np.ndarray]:
   """Returns {parameter path: what its learning rate is multiplied by}.
 
@@ -45,7 +50,7 @@ def layer_multipliers(params: Any, layer_decay: float) -> dict[str, float | np.n
   for path, leaf in flat.items():
     if match := _BLOCK.fullmatch(path):
       multipliers[path] = layer_decay ** (depth - int(match[1]))
-    elif _STACKED.fullmatch(path):
+    elif is_stacked(path):
       column = layer_decay ** np.arange(depth, 0, -1, dtype=np.float64)
       multipliers[path] = column.astype(np.float32).reshape((depth,) + (1,) * (len(leaf.shape) - 1))
     elif _BOTTOM.fullmatch(path):

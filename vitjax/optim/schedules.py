@@ -48,7 +48,8 @@ def make_schedule(
   _check(config, warmup, cooldown, stairs, total_steps)
 
   length = total_steps - warmup - cooldown
-  main = _main(config, length, [stair - warmup for stair in stairs])
+  timescale = steps(config.rsqrt_timescale)
+  main = _main(config, length, [stair - warmup for stair in stairs], timescale)
   pieces, boundaries = [main], []
   if warmup:
     pieces.insert(0, optax.linear_schedule(0.0, config.peak_lr, warmup))
@@ -61,7 +62,7 @@ def make_schedule(
   return lambda step: jnp.asarray(joined(step), jnp.float32)
 
 
-def _main(config: OptimConfig, length: int, stairs: list[int]) -> optax.Schedule:
+def _main(config: OptimConfig, length: int, stairs: list[int], timescale: int) -> optax.Schedule:
   """Returns the part between warm-up and cooldown; its steps, `length` and `stairs` count from its start."""
   peak, end = config.peak_lr, config.end_lr
   length = max(length, 1)  # 0 when all is warm-up and cooldown
@@ -69,7 +70,7 @@ def _main(config: OptimConfig, length: int, stairs: list[int]) -> optax.Schedule
     'constant': optax.constant_schedule(peak),
     'linear': optax.linear_schedule(peak, end, length),
     'cosine': _cosine(peak, end, length),
-    'rsqrt': _rsqrt(peak, config.rsqrt_timescale),
+    'rsqrt': _rsqrt(peak, timescale),
     'staircase': optax.piecewise_constant_schedule(peak, dict.fromkeys(stairs, config.stair_factor)),
   }[config.schedule]
 

@@ -137,15 +137,22 @@ def param_shardings(abstract_params: Any, mesh: Mesh, extra_rules: Sequence[Rule
 
 
 def shardings_like(
-  optimizer: optax.GradientTransformation, opt_state: Any, shardings: Any, otherwise: NamedSharding
+  optimizer: optax.GradientTransformation,
+  opt_state: Any,
+  shardings: Any,
+  otherwise: NamedSharding,
+  params: Any,
 ) -> Any:
   """Returns the shardings of an optimiser state: what is kept per parameter lies where its parameter lies.
+
+  Row and column means of a factored second moment lack one dimension of their parameter: they lie as the others do.
 
   Args:
     optimizer: the transformation whose init made `opt_state`.
     opt_state: abstract or concrete state.
     shardings: tree of NamedShardings from `param_shardings`.
     otherwise: sharding of everything else, such as step counts.
+    params: abstract or concrete parameters.
   """
 
   def is_masked(node: Any) -> bool:
@@ -155,12 +162,29 @@ def shardings_like(
 
   return optax.tree_map_params(
     optimizer,
-    lambda leaf, sharding: leaf if is_masked(leaf) else sharding,
+    lambda leaf, sharding, param: leaf if is_masked(leaf) else _reduced(leaf.shape, sharding, param.shape),
     opt_state,
     shardings,
+    params,
     transform_non_params=lambda leaf: leaf if is_masked(leaf) else otherwise,
     is_leaf=is_masked,
   )
+
+
+def _reduced(shape: tuple[int, ...], sharding: NamedSharding, whole: tuple[int, ...]) -> NamedSharding:
+  """Returns the sharding of an array that has a parameter's shape, or that shape less one dimension, or another."""
+  if shape == whole:
+    return sharding
+  entries = tuple(sharding.spec) + (None,) * (len(whole) - len(sharding.spec))
+  axes = range(len(whole))
+  specs = [
+    PartitionSpec(*entries[:axis], *entries[axis + 1 :])
+    for axis in axes
+    if (*whole[:axis], *whole[axis + 1 :]) == shape
+  ]
+  # Equal dimensions leave open which one is missing: any choice is right, the one that splits more takes less memory.
+  best = max(specs, key=lambda spec: sum(entry is not None for entry in spec), default=PartitionSpec())
+  return NamedSharding(sharding.mesh, best)
 
 
 def _compile(

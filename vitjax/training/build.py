@@ -53,7 +53,7 @@ class Run:
     log_every, save_every: steps.
     replica_check_every: steps; 0: never.
     eval_every: steps, by evaluator name.
-    train_flops_per_example: analytic, 3x forward.
+    train_flops_per_example: analytic, 3x forward; 6x with SAM.
     peak_flops_per_s: of all devices together; None where the device kind is unknown.
   """
 
@@ -175,6 +175,7 @@ def build(recipe: Recipe, *, devices: Sequence[Any] | None = None) -> Run:
     replica_check_every=steps(check_every) if (check_every := recipe.resilience.replica_check_every) else 0,
     eval_every={name: steps(config.every) for name, config in recipe.evals.items()},
     train_flops_per_example=3
+    * (2 if recipe.optim.sam_rho else 1)
     * forward_flops(recipe.model, image_size=recipe.data.image_size, num_classes=num_classes),
     peak_flops_per_s=None if peak is None else peak * mesh.size,
   )

@@ -97,7 +97,7 @@ def state_shardings(
     abstract,
     step=replicated(mesh),
     params=params,
-    opt_state=shardings_like(optimizer, abstract.opt_state, params, replicated(mesh)),
+    opt_state=shardings_like(optimizer, abstract.opt_state, params, replicated(mesh), abstract.params),
     ema_params=None if abstract.ema_params is None else params,
     rng=replicated(mesh),
   )

@@ -13,6 +13,7 @@ from vitjax.config.schema import OptimConfig
 from vitjax.objectives import Objective
 from vitjax.objectives.base import Batch, LossOutput
 from vitjax.optim.ema import ema_update
+from vitjax.optim.sharpness import sharpness_aware
 from vitjax.training.state import TrainState, update_where
 
 StepFn = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
@@ -75,12 +76,18 @@ def make_train_step(
   and the schedule goes on, but parameters, moments and averages stay what they were, on every device.
   """
 
+  def gradients(params: Any, batch: Batch, key: jax.Array) -> tuple[LossOutput, Any]:
+    return loss_and_grads(objective, params, batch, key, config.accumulation_steps)
+
+  gradients_of = sharpness_aware(gradients, config)
+
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     augment_key, loss_key = jax.random.split(key)
     with jax.named_scope('augment'):
       batch = objective.augment(augment_key, batch)
-    output, grads = loss_and_grads(objective, state.params, batch, loss_key, config.accumulation_steps)
+    rate = jnp.asarray(schedule(state.step), jnp.float32)
+    output, grads = gradients_of(state.params, batch, loss_key, rate)
     with jax.named_scope('optimizer'):
       updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
       params = optax.apply_updates(state.params, updates)
@@ -92,7 +99,7 @@ def make_train_step(
     metrics |= {
       'grad_norm': grad_norm,
       'update_norm': update_norm,
-      'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
+      'learning_rate': rate,
       'finite': finite,
     }
     ema_params = state.ema_params

@@ -67,7 +67,7 @@ VALUES = {
     },
   ),
   'rsqrt': (
-    {'rsqrt_timescale': 10},
+    {'rsqrt_timescale': steps(10)},
     {
       0: 0,
       10: 0.4,
@@ -82,7 +82,7 @@ VALUES = {
     },
   ),
   'rsqrt with cooldown': (
-    {'schedule': 'rsqrt', 'rsqrt_timescale': 10, 'cooldown': steps(50)},
+    {'schedule': 'rsqrt', 'rsqrt_timescale': steps(10), 'cooldown': steps(50)},
     {
       0: 0,
       4: 0.16,

@@ -166,7 +166,7 @@ def test_moments_lie_where_their_parameters_lie(mesh, optimizer):
   params = abstract(VIT)
   shardings = rules_lib.param_shardings(params, mesh)
   state = jax.eval_shape(optimizer.init, params)
-  placed = rules_lib.shardings_like(optimizer, state, shardings, replicated(mesh))
+  placed = rules_lib.shardings_like(optimizer, state, shardings, replicated(mesh), params)
   assert jax.tree.structure(placed) == jax.tree.structure(state)
   by_path = trees.flatten(shardings)
   num_followers = 0
@@ -179,6 +179,28 @@ def test_moments_lie_where_their_parameters_lie(mesh, optimizer):
       assert sharding == replicated(mesh), path
   assert num_followers >= len(VIT) - 2
   assert all(isinstance(s, NamedSharding) for s in jax.tree.leaves(placed))
+
+
+def test_row_and_column_means_lie_as_what_is_left_of_their_parameter(mesh):
+  params = abstract(VIT)
+  shardings = rules_lib.param_shardings(params, mesh)
+  optimizer = optax.scale_by_factored_rms(min_dim_size_to_factor=2)
+  state = jax.eval_shape(optimizer.init, params)
+  placed = rules_lib.shardings_like(optimizer, state, shardings, replicated(mesh), params)
+  num_split = 0
+  for (path, leaf), sharding in zip(trees.flatten(state).items(), jax.tree.leaves(placed), strict=True):
+    shard = sharding.shard_shape(leaf.shape)  # raises where the sharding does not fit
+    name = path.partition('/')[2]
+    if path.startswith(('v_row/', 'v_col/')) and leaf.shape != (1,):
+      whole, split = VIT[name], trees.flatten(shardings)[name].shard_shape(VIT[name])
+      kept = [axis for axis in range(len(whole)) if whole[:axis] + whole[axis + 1 :] == leaf.shape]
+      assert shard in [split[:axis] + split[axis + 1 :] for axis in kept], path
+      num_split += shard != leaf.shape
+    elif leaf.shape in ((1,), ()):
+      assert sharding.is_fully_replicated, path
+    else:
+      assert sharding == trees.flatten(shardings)[name], path
+  assert num_split > 5
 
 
 def test_bytes_add_up(mesh):

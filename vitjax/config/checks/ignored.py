@@ -61,6 +61,7 @@ def _is_sweep(value: Any) -> bool:
 
 
 _TABLES = ('learned_1d', 'learned_2d')
+_WITHOUT = ('sgd', 'adafactor')  # optimisers that may run without momentum
 _FILES = ('image_folder', 'manifest', 'tfds', 'array_record', 'tfrecord')
 
 USES = (
@@ -70,8 +71,14 @@ USES = (
   Use(('data.shift',), 'data.crop', ('shift',)),
   Use(('data.precrop_size',), 'data.crop', ('random',)),
   Use(('data.randaugment_magnitude',), 'data.randaugment_layers', test=_is_positive, words='above 0'),
-  Use(('optim.b1', 'optim.b2', 'optim.eps'), 'optim.name', ('adamw',)),
-  Use(('optim.momentum', 'optim.nesterov'), 'optim.name', ('sgd',)),
+  Use(('optim.b1',), 'optim.name', ('adamw', 'lamb', 'lion', 'muon')),
+  Use(('optim.b2',), 'optim.name', ('adamw', 'lamb', 'lion', 'muon', 'adafactor')),
+  Use(('optim.eps',), 'optim.name', ('adamw', 'lamb', 'muon')),
+  Use(('optim.momentum',), 'optim.name', ('sgd', 'adafactor', 'muon')),
+  Use(('optim.nesterov',), 'optim.name', ('sgd',)),
+  Use(('optim.factor_min_dim',), 'optim.name', ('adafactor',)),
+  Use(('optim.weight_decay_form',), 'optim.name', ('adamw', 'sgd', 'adafactor', 'lion', 'muon')),
+  Use(('optim.sam_rho_end', 'optim.gsam_alpha'), 'optim.sam_rho', test=_is_positive, words='above 0'),
   Use(('optim.end_lr',), 'optim.schedule', ('cosine', 'linear')),
   Use(('optim.rsqrt_timescale',), 'optim.schedule', ('rsqrt',)),
   Use(('optim.cooldown',), 'optim.schedule', ('rsqrt', 'constant')),
@@ -165,9 +172,9 @@ def _check_use(found: Findings, use: Use) -> None:
 
 
 def _check_momentum(found: Findings) -> None:
-  """Reports momentum details where SGD runs without momentum."""
+  """Reports momentum details where SGD or Adafactor runs without momentum."""
   optim = found.recipe.optim
-  if found.good('optim.name', 'optim.momentum') and optim.name == 'sgd' and optim.momentum == 0:
+  if found.good('optim.name', 'optim.momentum') and optim.name in _WITHOUT and optim.momentum == 0:
     for path in ('optim.nesterov', 'optim.momentum_dtype'):
       if _differs(found, path):
         _report(found, path, 'optim.momentum above 0', 'Leave it out, or set optim.momentum')

@@ -32,6 +32,7 @@ def _check_positive(found: Findings) -> None:
     'stop_after': recipe.stop_after,
     'checkpoint.every': recipe.checkpoint.every,
     'log.every': recipe.log.every,
+    'optim.rsqrt_timescale': recipe.optim.rsqrt_timescale,
     'resilience.replica_check_every': recipe.resilience.replica_check_every,
     **{f'evals.{name}.every': config.every for name, config in recipe.evals.items()},
   }
@@ -117,6 +118,10 @@ def _check_optim(found: Findings) -> None:
   if data.batch_size % optim.accumulation_steps and found.good('data.batch_size'):
     hint = f'Nearest: {nearest_divisors(optim.accumulation_steps, data.batch_size)}'
     found.add('optim.accumulation_steps', f'a divisor of data.batch_size = {data.batch_size}', hint)
+  falling = optim.schedule in ('cosine', 'linear') and optim.end_lr < optim.peak_lr
+  if optim.sam_rho_end is not None and not falling and found.good('optim.schedule', 'optim.sam_rho_end'):
+    expected = 'None, unless the rate falls from optim.peak_lr to optim.end_lr as cosine or linear'
+    found.add('optim.sam_rho_end', expected, 'The distance follows the rate')
 
 
 def _check_regexes(found: Findings) -> None:
