@@ -37,6 +37,7 @@ typedef struct {
 /* Builds a table, unless it is there from the image before, as with most encoders. Returns 0 where it is invalid. */
 static int build_huffman(Huffman *table, const HuffmanSpec *spec, int is_ac) {
   size_t spec_size = 16 + (size_t)spec->num_symbols;
+  if (!spec->num_symbols) return 0; /* it would match a table whose building failed */
   if (!memcmp(table->spec, spec->counts, spec_size)) return 1;
   memset(table, 0, sizeof *table);
   int code = 0, index = 0;

@@ -89,7 +89,7 @@ INLINE void widen(const int16_t *restrict sums, int count, int even_bias, int od
     int16_t centre = (int16_t)(3 * sums[i + 1]);
     int16_t even = (int16_t)((int16_t)(centre + sums[i] + even_bias) >> shift);
     int16_t odd = (int16_t)((int16_t)(centre + sums[i + 2] + odd_bias) >> shift);
-    out[i] = (uint16_t)(even | odd << 8);
+    out[i] = (uint16_t)(even | (uint16_t)odd << 8);
   }
 }
 
