@@ -22,6 +22,7 @@ from vitjax.bench.adapter import random_batch
 from vitjax.errors import ConfigError, Problem
 from vitjax.training import Run
 from vitjax.training.profiling import ProfiledStep
+from vitjax.training.programs import Programs
 
 _NUM_BLOCKS = 10
 _NUM_TRACED = 3
@@ -136,9 +137,9 @@ def measure(run: Run, *, recipe: str, steps: int, folder: pathlib.Path) -> Measu
     cpu_s.append((time.process_time() - block_cpu_s) / (steps // blocks))
   last = float(metrics['loss'])
   memory = _memory(compiled)
-  traced = ProfiledStep(compiled, step=0, window=(1, _NUM_TRACED), folder=folder / 'profile')
-  for _ in range(_NUM_TRACED):
-    state, _ = traced(state, batch)
+  traced = ProfiledStep(Programs([compiled], 0), step=0, window=(1, _NUM_TRACED), folder=folder / 'profile')
+  for step in range(1, _NUM_TRACED + 1):
+    state, _ = traced(step, state, batch)
   assert traced.profile is not None
   return Measurement(
     recipe=recipe,

@@ -61,6 +61,12 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
   flags = {flag: text for flag in FLAGS if (text := getattr(args, flag.removeprefix('--'))) is not None}
   config, recipe = load_recipe(args.config, overrides, num_devices=expected_devices(flags))
 
+  if profile is not None and recipe.model.patch_sizes:
+    expected = '() with --profile, which reads the times of one program'
+    raise ConfigError(
+      'no single step to trace', [Problem('model.patch_sizes', str(recipe.model.patch_sizes), expected)]
+    )
+
   from vitjax.cli.environment import prepare
 
   prepare()

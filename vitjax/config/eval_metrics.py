@@ -10,6 +10,7 @@ HEAD_KINDS = ('classification',)
 FEATURE_KINDS = ('fewshot', 'knn', 'linear_probe')
 # Knobs of EvalConfig that one kind alone reads. The linear probe reads held_out where there is a choice of probe_l2.
 KIND_KNOBS = {
+  'classification': ('image_sizes', 'patch_sizes'),
   'fewshot': ('shots', 'num_draws', 'ridge_l2'),
   'knn': ('num_neighbours', 'temperature'),
   'linear_probe': ('probe_l2', 'held_out'),
@@ -26,6 +27,19 @@ def knn_metric(num_neighbours: int) -> str:
   return f'accuracy_{num_neighbours}nn'
 
 
+def size_suffixes(config: EvalConfig) -> dict[tuple[int | None, int | None], str]:
+  """Returns {(image size, patch size): end of its metrics' names}; None stands for the model's own size.
+
+  '_64px', '_patch8' or '_64px_patch8' where several sizes are judged, else ''.
+  """
+  found = {}
+  for image_size in config.image_sizes or (None,):
+    for patch_size in config.patch_sizes or (None,):
+      image = f'_{image_size}px' if len(config.image_sizes) > 1 else ''
+      found[image_size, patch_size] = image + (f'_patch{patch_size}' if len(config.patch_sizes) > 1 else '')
+  return found
+
+
 def best_metrics(config: EvalConfig) -> tuple[str, ...]:
   """Returns the metrics of an evaluator of which the largest value is the best."""
   if config.kind == 'fewshot':
@@ -34,4 +48,7 @@ def best_metrics(config: EvalConfig) -> tuple[str, ...]:
     return ()
   if config.kind == 'knn':
     return tuple(knn_metric(num) for num in config.num_neighbours)
-  return ('accuracy_top1',) if config.kind == 'linear_probe' else ('accuracy_top1', 'accuracy_top5')
+  if config.kind == 'linear_probe':
+    return ('accuracy_top1',)
+  suffixes = size_suffixes(config).values()
+  return tuple(f'{metric}{end}' for end in suffixes for metric in ('accuracy_top1', 'accuracy_top5'))

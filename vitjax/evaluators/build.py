@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from jax.sharding import Mesh
 
-from vitjax.config.eval_metrics import FEATURE_KINDS, HEAD_KINDS
+from vitjax.config.eval_metrics import FEATURE_KINDS, HEAD_KINDS, size_suffixes
 from vitjax.config.schema import EvalConfig, Recipe, SourceConfig
-from vitjax.data import Batches, check_same_classes, eval_batches
+from vitjax.data import Batches, Preprocess, check_same_classes, eval_batches
 from vitjax.data.sources import Source
 from vitjax.evaluators.attention import AttentionEvaluator
 from vitjax.evaluators.classification import ClassificationEvaluator
 from vitjax.evaluators.features import FeatureExtractor
+from vitjax.evaluators.sizes import SizesEvaluator
 from vitjax.evaluators.transfer import TransferEvaluator, make_probe
-from vitjax.objectives import Objective
+from vitjax.objectives import Objective, resized_objective
 from vitjax.parallel.mesh import local_share
 
 
@@ -63,7 +65,7 @@ def build_evaluator(
   source = sources[f'{where}.source']
   batches = functools.partial(_batches, recipe, name, mesh)
   if reads_head(config):
-    return ClassificationEvaluator(objective, recipe.objective.loss, mesh, batches(source))
+    return _of_head(name, recipe, objective, mesh, source)
   if config.kind == 'attention':
     return AttentionEvaluator(objective, recipe.model, recipe.data, mesh, batches(source))
   train_source = sources[f'{where}.train_source']
@@ -71,6 +73,30 @@ def build_evaluator(
   probe = make_probe(config, train_source, prefix=f'{where}.')
   extractor = FeatureExtractor(objective, mesh)
   return TransferEvaluator(where, probe, extractor, batches(probe.support), batches(source))
+
+
+def _of_head(name: str, recipe: Recipe, objective: Objective, mesh: Mesh, source: Source) -> Evaluator:
+  """Returns the evaluator of the head; of the head at several sizes, where there are some."""
+  config = recipe.evals[name]
+  if not (config.image_sizes or config.patch_sizes):
+    batches = _batches(recipe, name, mesh, source)
+    return ClassificationEvaluator(objective, recipe.objective.loss, mesh, batches)
+  parts = {}
+  for (image_size, patch_size), suffix in size_suffixes(config).items():
+    size = recipe.data.image_size if image_size is None else (image_size, image_size)
+    resized = resized_objective(objective, patch_size=patch_size, image_size=size)
+    batches = _batches(_with_image_size(recipe, name, size), name, mesh, source)
+    parts[suffix] = ClassificationEvaluator(resized, recipe.objective.loss, mesh, batches)
+  return SizesEvaluator(parts)
+
+
+def _with_image_size(recipe: Recipe, name: str, size: tuple[int, int]) -> Recipe:
+  """Returns the recipe with evaluator `name` at another image size, resize_short in proportion."""
+  config = recipe.evals[name]
+  preprocess = Preprocess.from_config(recipe.data, resize_short=config.resize_short).resized(size)
+  config = dataclasses.replace(config, resize_short=preprocess.resize_short)
+  data = dataclasses.replace(recipe.data, image_size=size)
+  return dataclasses.replace(recipe, data=data, evals={**recipe.evals, name: config})
 
 
 def _batches(recipe: Recipe, name: str, mesh: Mesh, source: Source) -> Callable[[], Batches]:

@@ -12,7 +12,7 @@ from vitjax.config.schema import ModelConfig
 from vitjax.config.suggest import did_you_mean
 from vitjax.config.variants import ResNetVariant
 from vitjax.errors import ConfigError, Problem
-from vitjax.models.flops import forward_flops
+from vitjax.models.flops import forward_flops, train_flops
 from vitjax.models.layout import attention_by_block, stack_attention, stack_blocks, unstack_blocks
 from vitjax.models.position_tables import position_tables
 from vitjax.models.resnet import BiTResNet
@@ -27,9 +27,11 @@ __all__ = [
   'create_model',
   'forward_flops',
   'position_tables',
+  'resized_model',
   'resolve_variant',
   'stack_attention',
   'stack_blocks',
+  'train_flops',
   'unstack_blocks',
 ]
 
@@ -92,3 +94,24 @@ def build_model(config: ModelConfig, *, num_classes: int, device_class: str | No
       param_dtype=jnp.dtype(config.param_dtype),
     )
   return VisionTransformer(config, variant, num_classes, device_class)
+
+
+def resized_model(
+  model: nn.Module, *, image_size: tuple[int, int], patch_size: int | None = None
+) -> nn.Module:
+  """Returns the network that runs the same parameters on images or patches of another size.
+
+  A transformer resizes its position tables to the grid that it meets, and with `patch_size` its patch embedding's
+  kernel (FlexiViT, arXiv 2212.08013). A ResNet takes any image as it is.
+
+  Args:
+    model: from `build_model`.
+    image_size: height and width in pixels that the parameters are stored for.
+    patch_size: side of the patches to cut, pixels; None: the model's own.
+  """
+  if not isinstance(model, VisionTransformer):
+    assert patch_size is None, 'checked in config/'
+    return model
+  down = model.variant.downsample
+  table_grid = (-(-image_size[0] // down), -(-image_size[1] // down))
+  return model.clone(table_grid=table_grid, patch_size=patch_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vitjax.errors import DataError, Problem
-from vitjax.ops.positions import num_relative_keys, relative_index, sincos_2d
+from vitjax.ops.patches import pi_resize, resize_cells
+from vitjax.ops.positions import Grid, num_relative_keys, relative_index, sincos_2d
 
 Array = jax.Array
 DType = Any
@@ -35,8 +37,9 @@ class PositionTable(nn.Module):
     width: d; for 'relative' the head dim e.
     dtype: dtype of the result.
     param_dtype: dtype of the parameters.
+    table_grid: (h, w) that learned tables are stored for, and resized from; None: `grid`.
 
-  Source: ViT (arXiv 2010.11929) D.4; sincos_2d: 2205.01580.
+  Source: ViT (arXiv 2010.11929) D.4; sincos_2d: 2205.01580; table_grid: FlexiViT 2212.08013.
   """
 
   kind: str
@@ -46,6 +49,7 @@ class PositionTable(nn.Module):
   width: int
   dtype: DType = jnp.float32
   param_dtype: DType = jnp.float32
+  table_grid: Grid | None = None
 
   @nn.compact
   def __call__(self) -> Array:
@@ -56,8 +60,10 @@ class PositionTable(nn.Module):
       keys = self._table('relative_keys', (num_relative_keys(h * w, num_prefix), self.width))
       return keys[relative_index(h * w, num_prefix)]
     if self.kind == 'learned_1d':
-      table = self._table('pos_embedding', (1, self.num_class_tokens + h * w, self.width))
+      stored = self.table_grid or self.grid
+      table = self._table('pos_embedding', (1, self.num_class_tokens + math.prod(stored), self.width))
       first, cells = table[:, : self.num_class_tokens], table[:, self.num_class_tokens :]
+      cells = resize_cells(cells, stored, self.grid)
     elif self.kind == 'learned_2d':
       first, cells = self._two_tables()
     else:
@@ -69,8 +75,9 @@ class PositionTable(nn.Module):
   def _two_tables(self) -> tuple[Array, Array]:
     """Returns learned_2d's rows: [1, c, d] of the class token, [1, h * w, d] of the grid."""
     (h, w), half = self.grid, self.width // 2
-    x = self._table('pos_embedding_x', (1, w, half))
-    y = self._table('pos_embedding_y', (1, h, half))
+    rows, columns = self.table_grid or self.grid
+    x = resize_cells(self._table('pos_embedding_x', (1, columns, half)), (1, columns), (1, w))
+    y = resize_cells(self._table('pos_embedding_y', (1, rows, half)), (1, rows), (1, h))
     x = jnp.broadcast_to(x[:, None], (1, h, w, half))
     y = jnp.broadcast_to(y[:, :, None], (1, h, w, half))
     cells = jnp.concatenate([x, y], axis=-1).reshape(1, h * w, self.width)
@@ -89,6 +96,40 @@ class PositionTable(nn.Module):
         hint = 'Give images of the size the model was made for, or resample the table: ops.positions'
         raise DataError('the images do not fit the position table', [Problem(where, found, expected, hint)])
     return self.param(name, nn.initializers.normal(0.02), shape, self.param_dtype).astype(self.dtype)
+
+
+class ResizedPatchEmbedding(nn.Module):
+  """The patch embedding of a model run on patches of another size than its kernel is stored for.
+
+  Parameters as nn.Conv's: kernel [p, p, c, d], bias [d].
+
+  Attributes:
+    width: d.
+    stored_size: p, side of the patches that the kernel is stored for.
+    patch_size: side of the patches of this run.
+    dtype: compute dtype; the kernel is resized in float32.
+    param_dtype: dtype of the parameters.
+
+  Source: FlexiViT (arXiv 2212.08013) 3.4.
+  """
+
+  width: int
+  stored_size: int
+  patch_size: int
+  dtype: DType = jnp.float32
+  param_dtype: DType = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Returns [n, h, w, d] from pixels [n, h * patch_size, w * patch_size, c]."""
+    shape = (self.stored_size, self.stored_size, x.shape[-1], self.width)
+    kernel = self.param('kernel', nn.initializers.lecun_normal(), shape, self.param_dtype)
+    bias = self.param('bias', nn.initializers.zeros, (self.width,), self.param_dtype)
+    kernel = pi_resize(kernel, self.patch_size).astype(self.dtype)
+    y = jax.lax.conv_general_dilated(
+      x, kernel, (self.patch_size, self.patch_size), 'VALID', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+    return y + bias.astype(self.dtype)[None, None, None]
 
 
 def check_images(images: Array) -> None:

@@ -16,6 +16,9 @@ from vitjax.config.variants import ViTSize
 from vitjax.models.attention import MultiHeadDotProductAttention
 from vitjax.models.dense import Affine
 from vitjax.models.embeddings import PositionTable
+from vitjax.models.sizes import num_prefix_tokens
+from vitjax.ops.patches import drop_patches
+from vitjax.ops.positions import Grid
 from vitjax.parallel.constrain import constrain
 from vitjax.parallel.mesh import BATCH_AXES
 
@@ -87,7 +90,9 @@ def drop_rates(config: ModelConfig, depth: int) -> np.ndarray:
   return (config.stochastic_depth_rate * np.arange(depth) / max(depth - 1, 1)).astype(np.float32)
 
 
-def position_table(config: ModelConfig, size: ViTSize, grid: tuple[int, int]) -> PositionTable:
+def position_table(
+  config: ModelConfig, size: ViTSize, grid: Grid, table_grid: Grid | None = None
+) -> PositionTable:
   """Returns the module of one position table; call it inside an @nn.compact method, its parent."""
   return PositionTable(
     kind=config.position,
@@ -97,6 +102,7 @@ def position_table(config: ModelConfig, size: ViTSize, grid: tuple[int, int]) ->
     width=size.width // size.num_heads if config.position == 'relative' else size.width,
     dtype=jnp.dtype(config.dtype),
     param_dtype=jnp.dtype(config.param_dtype),
+    table_grid=table_grid,
     name='posembed_input',
   )
 
@@ -125,6 +131,7 @@ class EncoderBlock(nn.Module):
     train: apply dropout and stochastic depth.
     return_tokens: put out the tokens a second time, for a scan to stack.
     num_tokens: how many of the tokens are no padding; None: all.
+    table_grid: as PositionTable's.
 
   Source: ViT (arXiv 2010.11929) eq. 2-3; parallel: ViT-22B (2302.05442) section 2.
   Differs from source: ViT-22B's LayerNorms have neither bias nor centring; here they have no bias.
@@ -132,10 +139,11 @@ class EncoderBlock(nn.Module):
 
   config: ModelConfig
   size: ViTSize
-  grid: tuple[int, int]
+  grid: Grid
   train: bool
   return_tokens: bool = False
   num_tokens: int | None = None
+  table_grid: Grid | None = None
 
   @nn.compact
   def __call__(self, x: Array, rate: Array, shared: Array | None) -> tuple[Array, Array | None]:
@@ -148,7 +156,9 @@ class EncoderBlock(nn.Module):
         positions handed to attention. None: the block has its own, or there is nothing to do here.
     """
     config = self.config
-    positions = position_table(config, self.size, self.grid)() if has_tables_per_block(config) else shared
+    positions = shared
+    if has_tables_per_block(config):
+      positions = position_table(config, self.size, self.grid, self.table_grid)()
     # Without a hint the compiler may gather the batch and split the features over fsdp instead.
     x = constrain(x, BATCH_AXES)
     relative = positions if config.position == 'relative' else None
@@ -220,17 +230,19 @@ class Encoder(nn.Module):
     grid: (h, w) patches.
     train: apply dropout and stochastic depth.
     return_features: collect each block's output.
+    table_grid: as PositionTable's.
 
   Parameters: posembed_input/..., encoder_norm/..., and encoderblock_{i}/..., or for layers='scan' all blocks
   stacked on axis 0 in encoderblock/... Dropout of the tokens comes once, on entry: after the positions when
-  those are added at the stem.
+  those are added at the stem. Then, in training, a share config.token_drop_rate of the patches is left out.
   """
 
   config: ModelConfig
   size: ViTSize
-  grid: tuple[int, int]
+  grid: Grid
   train: bool
   return_features: bool
+  table_grid: Grid | None = None
 
   @nn.compact
   def __call__(self, x: Array) -> tuple[Array, dict[str, Array]]:
@@ -241,10 +253,14 @@ class Encoder(nn.Module):
     config = self.config
     shared = None
     if config.position != 'none' and not has_tables_per_block(config):
-      shared = position_table(config, self.size, self.grid)()
+      shared = position_table(config, self.size, self.grid, self.table_grid)()
       if config.position_at == 'stem':
         x, shared = x + shared, None
     x = nn.Dropout(config.dropout_rate)(x, deterministic=not self.train)
+    if self.train and config.token_drop_rate > 0:
+      num_prefix = num_prefix_tokens(config)
+      key = self.make_rng('dropout')
+      x = drop_patches(key, x, num_prefix=num_prefix, drop_rate=config.token_drop_rate)
     num_tokens = x.shape[1]
     if config.attention == 'cudnn' and num_tokens % 2 and shared is None and not has_tables_per_block(config):
       x = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))  # once here, or in every block
@@ -265,7 +281,16 @@ class Encoder(nn.Module):
 
   def _block(self, wrap: Callable[[Any], Any], num_tokens: int, name: str) -> Any:
     block = wrap(_rematerialised(EncoderBlock, self.config))
-    return block(self.config, self.size, self.grid, self.train, self.return_features, num_tokens, name=name)
+    return block(
+      self.config,
+      self.size,
+      self.grid,
+      self.train,
+      self.return_features,
+      num_tokens,
+      self.table_grid,
+      name=name,
+    )
 
   def _loop(
     self, x: Array, rates: np.ndarray, shared: Array | None, num_tokens: int

@@ -11,12 +11,20 @@ import math
 from vitjax.config.schema import ModelConfig
 from vitjax.config.variants import ResNetVariant, ViTVariant
 from vitjax.models.sizes import num_prefix_tokens, resolve_variant
+from vitjax.ops.patches import num_kept
 
 _EXPANSION = 4  # output channels of a ResNet bottleneck unit per channel of its 3x3 convolution
 _CHANNELS = 3  # of an image
 
 
-def forward_flops(config: ModelConfig, *, image_size: tuple[int, int], num_classes: int) -> float:
+def forward_flops(
+  config: ModelConfig,
+  *,
+  image_size: tuple[int, int],
+  num_classes: int,
+  train: bool = False,
+  patch_size: int | None = None,
+) -> float:
   """Returns the floating-point operations of one image forward; a training step takes three times as many.
 
   Counted: stem, patch embedding, query, key, value and output projections, both attention products (and the
@@ -27,6 +35,8 @@ def forward_flops(config: ModelConfig, *, image_size: tuple[int, int], num_class
     config: the model's config.
     image_size: height and width in pixels.
     num_classes: outputs of the head; 0: no head.
+    train: as in a training step, where config.token_drop_rate leaves patches out.
+    patch_size: of a model run on patches of another size than its own; None: its own.
 
   Raises:
     ConfigError: the config cannot be built.
@@ -34,17 +44,38 @@ def forward_flops(config: ModelConfig, *, image_size: tuple[int, int], num_class
   variant = resolve_variant(config)
   if isinstance(variant, ResNetVariant):
     return float(_resnet_flops(variant, image_size, num_classes))
-  return float(_vit_flops(config, variant, image_size, num_classes))
+  rate = config.token_drop_rate if train else 0.0
+  return float(_vit_flops(config, variant, image_size, num_classes, rate, patch_size or variant.patch_size))
+
+
+def train_flops(config: ModelConfig, *, image_size: tuple[int, int], num_classes: int) -> float:
+  """Returns the floating-point operations that training takes per image: three times a forward pass.
+
+  With config.patch_sizes the mean over them, since steps draw them evenly. What config.remat computes twice is no
+  part of it.
+  """
+  sizes = config.patch_sizes or (None,)
+  counts = [
+    forward_flops(config, image_size=image_size, num_classes=num_classes, train=True, patch_size=patch_size)
+    for patch_size in sizes
+  ]
+  return 3 * sum(counts) / len(counts)
 
 
 def _vit_flops(
-  config: ModelConfig, variant: ViTVariant, image_size: tuple[int, int], num_classes: int
+  config: ModelConfig,
+  variant: ViTVariant,
+  image_size: tuple[int, int],
+  num_classes: int,
+  drop_rate: float,
+  patch: int,
 ) -> int:
   total, (h, w), channels = _stem_flops(variant.stem_units, image_size)
-  d, mlp_dim, patch = variant.size.width, variant.size.mlp_dim, variant.patch_size
+  d, mlp_dim = variant.size.width, variant.size.mlp_dim
   num_patches = (h // patch) * (w // patch)
-  num_tokens = num_patches + num_prefix_tokens(config)
   total += 2 * num_patches * patch * patch * channels * d
+  num_patches = num_kept(num_patches, drop_rate)
+  num_tokens = num_patches + num_prefix_tokens(config)
   num_products = 3 if config.position == 'relative' else 2
   total += variant.size.depth * (
     4 * 2 * num_tokens * d * d

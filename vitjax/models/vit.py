@@ -16,11 +16,12 @@ import jax.numpy as jnp
 
 from vitjax.config.schema import ModelConfig
 from vitjax.config.variants import ViTVariant
-from vitjax.models.embeddings import check_channels, check_images, check_patches
+from vitjax.models.embeddings import ResizedPatchEmbedding, check_channels, check_images, check_patches
 from vitjax.models.encoder import Encoder
 from vitjax.models.heads import apply_head, pool_tokens
 from vitjax.models.resnet import apply_hybrid_stem
 from vitjax.ops.attention import fused_attend_fits
+from vitjax.ops.positions import Grid
 from vitjax.parallel.constrain import constrain
 from vitjax.parallel.mesh import BATCH_AXES
 from vitjax.parallel.tuning import attention_for
@@ -41,14 +42,20 @@ class VisionTransformer(nn.Module):
     num_classes: outputs; 0: no head.
     device_class: the devices it will run on, as parallel.tuning names them, to choose between forms of the same
       function; None: those that jax would use.
+    patch_size: side of the patches it cuts; the kernel, stored for variant.patch_size, is resized to it. None: that.
+    table_grid: (h, w) patches that the position tables are stored for; they are resized to the grid of the images.
+      None: the images must make that grid.
 
-  Source: ViT (arXiv 2010.11929); `Encoder`, `PositionTable`, `MAPHead` name theirs.
+  Source: ViT (arXiv 2010.11929); `Encoder`, `PositionTable`, `MAPHead` name theirs. patch_size, table_grid: FlexiViT
+  (2212.08013).
   """
 
   config: ModelConfig
   variant: ViTVariant
   num_classes: int
   device_class: str | None = None
+  patch_size: int | None = None
+  table_grid: Grid | None = None
 
   @nn.compact
   def __call__(
@@ -71,7 +78,8 @@ class VisionTransformer(nn.Module):
       float32 [n, v]; with num_classes 0 the features that a head would see. `out` holds 'block00' ... (each
       block's tokens [n, l, d]) and 'tokens' [n, l, d] after the final norm (before it with
       final_norm='pooled'), both in the compute dtype; 'pooled' [n, d] and 'pre_logits' [n, r] in float32.
-      Tokens stand in the order class token, registers, patches row by row.
+      Tokens stand in the order class token, registers, patches row by row; with config.token_drop_rate, `train`
+      leaves patches out.
 
     Raises:
       DataError: images of a shape, dtype or size that does not fit the model or its position table.
@@ -92,7 +100,9 @@ class VisionTransformer(nn.Module):
       )
     prefix = [jnp.broadcast_to(p.astype(dtype), (n, *p.shape[1:])) for p in prefix]
     tokens = jnp.concatenate([*prefix, tokens], axis=1)
-    encoder = Encoder(config, self.variant.size, (h, w), train, return_features, name='Transformer')
+    encoder = Encoder(
+      config, self.variant.size, (h, w), train, return_features, self.table_grid, name='Transformer'
+    )
     tokens, out = encoder(tokens)
     pooled = pool_tokens(tokens, config, self.variant.size)
     logits, pre_logits = apply_head(pooled, config, self.num_classes)
@@ -123,14 +133,14 @@ class VisionTransformer(nn.Module):
     x = images.astype(dtype)
     if units:
       x = apply_hybrid_stem(x, units, dtype=dtype, param_dtype=param_dtype)
-    check_patches(x.shape[1:3], size, images.shape[1:3], hybrid=bool(units))
-    embedding = nn.Conv(
-      self.variant.size.width,
-      (size, size),
-      strides=(size, size),
-      padding='VALID',
-      dtype=dtype,
-      param_dtype=param_dtype,
-      name='embedding',
-    )
+    cut = size if self.patch_size is None else self.patch_size
+    check_patches(x.shape[1:3], cut, images.shape[1:3], hybrid=bool(units))
+    dtypes = {'dtype': dtype, 'param_dtype': param_dtype}
+    width = self.variant.size.width
+    if cut != size:
+      embedding: nn.Module = ResizedPatchEmbedding(width, size, cut, **dtypes, name='embedding')
+    else:
+      embedding = nn.Conv(
+        width, (size, size), strides=(size, size), padding='VALID', **dtypes, name='embedding'
+      )
     return constrain(embedding(x), BATCH_AXES)

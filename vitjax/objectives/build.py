@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 from vitjax.config.schema import Recipe
-from vitjax.models import build_model
+from vitjax.models import build_model, resized_model
 from vitjax.objectives.base import Objective
 from vitjax.objectives.classification import Classification
 from vitjax.objectives.masked_patch import MaskedPatch
@@ -22,6 +23,22 @@ def build_objective(recipe: Recipe, *, num_classes: int, device_class: str | Non
   """
   model = build_model(recipe.model, num_classes=num_classes, device_class=device_class)
   return _OBJECTIVES[recipe.objective.name](recipe, num_classes, model)
+
+
+def resized_objective(
+  objective: Any, *, patch_size: int | None = None, image_size: tuple[int, int] | None = None
+) -> Any:
+  """Returns the objective that runs the same parameters on patches or images of another size.
+
+  Args:
+    objective: from `build_objective`.
+    patch_size: side of the patches, pixels; None: the model's own.
+    image_size: height and width in pixels; None: those of data.image_size, which the parameters are stored for.
+  """
+  stored = objective.data.image_size
+  model = resized_model(objective.model, image_size=stored, patch_size=patch_size)
+  data = dataclasses.replace(objective.data, image_size=image_size or stored)
+  return dataclasses.replace(objective, model=model, data=data)
 
 
 def _classification(recipe: Recipe, num_classes: int, model: Any) -> Classification:

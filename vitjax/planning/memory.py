@@ -28,7 +28,7 @@ import numpy as np
 from vitjax.config.schema import Recipe
 from vitjax.config.variants import ViTVariant
 from vitjax.models.sizes import resolve_variant
-from vitjax.objectives import build_objective
+from vitjax.objectives import build_objective, resized_objective
 from vitjax.parallel.mesh import BATCH_AXES
 from vitjax.training.build import Run
 
@@ -144,6 +144,8 @@ def trace_residuals(
   if is_vit:
     recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, layers='scan', remat=remat))
   objective = build_objective(recipe, num_classes=num_classes, device_class=device_class)
+  if recipe.model.patch_sizes:
+    objective = resized_objective(objective, patch_size=min(recipe.model.patch_sizes))
   key = jax.eval_shape(lambda: jax.random.key(0))
   params = jax.eval_shape(objective.init, key)
   raw = {

@@ -15,6 +15,7 @@ from vitjax.config.schema import ModelConfig
 from vitjax.config.variants import ViTVariant
 from vitjax.models.flops import forward_flops
 from vitjax.models.sizes import num_prefix_tokens, resolve_variant
+from vitjax.ops.patches import num_kept
 from vitjax.parallel.hardware import Hardware
 from vitjax.planning.collectives import Collective
 from vitjax.planning.memory import MemoryEstimate
@@ -107,9 +108,10 @@ def recompute_factor(model: ModelConfig, image_size: tuple[int, int]) -> float:
   variant = resolve_variant(model)
   if not isinstance(variant, ViTVariant):
     return 1.0
-  tokens = math.prod(side // variant.downsample for side in image_size) + num_prefix_tokens(model)
+  patches = num_kept(math.prod(side // variant.downsample for side in image_size), model.token_drop_rate)
+  tokens = patches + num_prefix_tokens(model)
   products = variant.size.depth * 4 * tokens * tokens * variant.size.width
-  return 1 + products / (3 * forward_flops(model, image_size=image_size, num_classes=0))
+  return 1 + products / (3 * forward_flops(model, image_size=image_size, num_classes=0, train=True))
 
 
 def collective_seconds(collective: Collective, devices: Sequence[Any], hardware: Hardware) -> float:

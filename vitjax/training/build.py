@@ -20,8 +20,8 @@ from vitjax.data import Preprocess, train_batches
 from vitjax.data.sources import Source, check_same_classes, open_source
 from vitjax.errors import ConfigError, DataError, Problem, VitjaxError
 from vitjax.evaluators import Evaluator, build_evaluator, eval_sources, reads_head
-from vitjax.models.flops import forward_flops
-from vitjax.objectives import Objective, build_objective
+from vitjax.models.flops import train_flops
+from vitjax.objectives import Objective, build_objective, resized_objective
 from vitjax.optim import make_optimizer, make_schedule
 from vitjax.parallel.constrain import on_mesh
 from vitjax.parallel.hardware import peak_flops_per_s
@@ -45,7 +45,7 @@ class Run:
     schedule: step -> learning rate.
     abstract_state: TrainState of ShapeDtypeStructs that carry their shardings.
     init_fn: () -> TrainState, jitted with those shardings.
-    step_fn: the jitted train step; donates the state.
+    step_fns: the jitted train step, which donates the state; with model.patch_sizes one per size, in ascending order.
     predict_fn: jitted (params, uint8 images) -> float32 logits [n, v], whole on every device.
     evaluators: by their names in recipe.evals.
     total_steps: length of the schedule.
@@ -53,7 +53,7 @@ class Run:
     log_every, save_every: steps.
     replica_check_every: steps; 0: never.
     eval_every: steps, by evaluator name.
-    train_flops_per_example: analytic, 3x forward; 6x with SAM.
+    train_flops_per_example: analytic, 3x forward, 6x with SAM; the mean over model.patch_sizes.
     peak_flops_per_s: of all devices together; None where the device kind is unknown.
   """
 
@@ -65,7 +65,7 @@ class Run:
   schedule: optax.Schedule
   abstract_state: TrainState
   init_fn: Callable[[], TrainState]
-  step_fn: Any
+  step_fns: tuple[Any, ...]
   predict_fn: Any
   evaluators: dict[str, Evaluator]
   total_steps: int
@@ -76,6 +76,11 @@ class Run:
   eval_every: dict[str, int]
   train_flops_per_example: float
   peak_flops_per_s: float | None
+
+  @property
+  def step_fn(self) -> Any:
+    """The train step; with model.patch_sizes that of the smallest patches, which takes the most memory and time."""
+    return self.step_fns[0]
 
   def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes, dtypes and shardings of one global batch as `batches` yields it."""
@@ -151,7 +156,12 @@ def build(recipe: Recipe, *, devices: Sequence[Any] | None = None) -> Run:
 
   shapes = jax.eval_shape(init_fn)
   shardings = state_shardings(shapes, optimizer, mesh, recipe.parallel)
-  train_step = make_train_step(objective, optimizer, schedule, recipe.optim)
+
+  def jitted_step(patch_size: int | None) -> Any:
+    sized = objective if patch_size is None else resized_objective(objective, patch_size=patch_size)
+    train_step = make_train_step(sized, optimizer, schedule, recipe.optim)
+    return jit(on_mesh(mesh, train_step), donate_argnums=0, out_shardings=(shardings, None))
+
   peak = peak_flops_per_s(mesh.devices.flat[0])
   return Run(
     recipe=recipe,
@@ -162,7 +172,7 @@ def build(recipe: Recipe, *, devices: Sequence[Any] | None = None) -> Run:
     schedule=schedule,
     abstract_state=jax.tree.map(_with_sharding, shapes, shardings),
     init_fn=jax.jit(on_mesh(mesh, init_fn), out_shardings=shardings),
-    step_fn=jit(on_mesh(mesh, train_step), donate_argnums=0, out_shardings=(shardings, None)),
+    step_fns=tuple(jitted_step(size) for size in sorted(recipe.model.patch_sizes) or (None,)),
     predict_fn=jit(on_mesh(mesh, objective.predict), out_shardings=replicated(mesh)),
     evaluators={
       name: build_evaluator(name, recipe, objective=objective, sources=of_evals, mesh=mesh)
@@ -174,9 +184,8 @@ def build(recipe: Recipe, *, devices: Sequence[Any] | None = None) -> Run:
     save_every=steps(recipe.checkpoint.every),
     replica_check_every=steps(check_every) if (check_every := recipe.resilience.replica_check_every) else 0,
     eval_every={name: steps(config.every) for name, config in recipe.evals.items()},
-    train_flops_per_example=3
-    * (2 if recipe.optim.sam_rho else 1)
-    * forward_flops(recipe.model, image_size=recipe.data.image_size, num_classes=num_classes),
+    train_flops_per_example=(2 if recipe.optim.sam_rho else 1)
+    * train_flops(recipe.model, image_size=recipe.data.image_size, num_classes=num_classes),
     peak_flops_per_s=None if peak is None else peak * mesh.size,
   )
 

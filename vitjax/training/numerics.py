@@ -36,8 +36,6 @@ from vitjax.training.state import TrainState, pass_over
 
 log = logging.getLogger('vitjax')
 
-StepFn = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
-
 
 @dataclasses.dataclass
 class Health:
@@ -144,12 +142,12 @@ class StepWatch:
     del losses[: -config.spike_window]
 
 
-def passing_over(step_fn: StepFn, steps: Collection[int], clock: Clock) -> Callable[..., Any]:
-  """Returns (step, state, batch) -> (state, metrics), which does no more than count in the given steps."""
+def passing_over(step_fn: Callable[..., Any], steps: Collection[int], clock: Clock) -> Callable[..., Any]:
+  """Returns step_fn, (step, state, batch) -> (state, metrics), which does no more than count in the given steps."""
 
   def run(step: int, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
     with clock.on_device():
-      return (pass_over(state), {}) if step in steps else step_fn(state, batch)
+      return (pass_over(state), {}) if step in steps else step_fn(step, state, batch)
 
   return run
 

@@ -106,7 +106,7 @@ class ProfiledStep:
   """A compiled step that traces some of its calls; otherwise it does what the step does.
 
   Args:
-    step_fn: a compiled (state, batch) -> (state, metrics).
+    step_fn: a compiled (step, state, batch) -> (state, metrics), of one program.
     step: the step before the first call.
     window: first and last step to trace.
     folder: where the trace goes; TensorBoard's profile plugin and Perfetto read it.
@@ -114,7 +114,7 @@ class ProfiledStep:
 
   def __init__(self, step_fn: Any, *, step: int, window: tuple[int, int], folder: pathlib.Path):
     self.profile: StepProfile | None = None
-    self._step_fn, self._step, self._folder = step_fn, step, folder
+    self._step_fn, self._folder = step_fn, folder
     self._first, self._last = window
     self._began_s = 0.0
     if jax.process_count() > 1:
@@ -122,18 +122,17 @@ class ProfiledStep:
     if step >= self._first:
       log.warning('steps %d to %d are not traced: this start begins after step %d', *window, step)
 
-  def __call__(self, state: Any, batch: Any) -> tuple[Any, Any]:
+  def __call__(self, step: int, state: Any, batch: Any) -> tuple[Any, Any]:
     """Takes the step; after the last traced one, waits for it and prints the tables."""
-    self._step += 1
-    if self._step == self._first:
+    if step == self._first:
       jax.block_until_ready(state)
       options = jax.profiler.ProfileOptions()
       options.python_tracer_level = 0
       jax.profiler.start_trace(str(self._folder), profiler_options=options)
       self._began_s = time.perf_counter()
-    with jax.profiler.StepTraceAnnotation('train', step_num=self._step):
-      result = self._step_fn(state, batch)
-    if self._step == self._last and self._began_s:
+    with jax.profiler.StepTraceAnnotation('train', step_num=step):
+      result = self._step_fn(step, state, batch)
+    if step == self._last and self._began_s:
       jax.block_until_ready(result)
       wall_s = time.perf_counter() - self._began_s
       jax.profiler.stop_trace()

@@ -16,6 +16,7 @@ from vitjax.checkpoint import Store
 from vitjax.parallel.distributed import is_main
 from vitjax.training.build import Run
 from vitjax.training.goodput import Clock
+from vitjax.training.programs import Programs
 from vitjax.training.resume import Progress, restore_or_init
 from vitjax.training.state import TrainState
 from vitjax.training.timeline import Timeline
@@ -30,7 +31,7 @@ class Ready:
   Attributes:
     state: restored or fresh.
     progress: how far the run is.
-    step_fn: the compiled train step, (state, batch) -> (state, metrics).
+    step_fn: the compiled train step, (step, state, batch) -> (state, metrics).
     batches: global batches from the one after `progress.step` on; empty when that is the last.
   """
 
@@ -83,7 +84,7 @@ def start(run: Run, store: Store, clock: Clock, timeline: Timeline) -> Iterator[
       state, progress = restore_or_init(run, store)
       jax.block_until_ready(state)
     if progress.step >= run.stop_step:
-      yield Ready(state, progress, run.step_fn, iter(()))
+      yield Ready(state, progress, Programs(run.step_fns, run.recipe.seed), iter(()))
       return
     if compiled is None:
       compiled = pool.submit(_compile, run, timeline)
@@ -94,10 +95,11 @@ def start(run: Run, store: Store, clock: Clock, timeline: Timeline) -> Iterator[
     yield Ready(state, progress, step_fn, iter(opened.result()))
 
 
-def _compile(run: Run, timeline: Timeline) -> Callable[..., Any]:
-  """Returns the compiled train step, from the persistent cache where it is there."""
+def _compile(run: Run, timeline: Timeline) -> Programs:
+  """Returns the compiled train step, from the persistent cache where it is there; one program after the other."""
   with timeline.part('compile'):
-    return run.step_fn.lower(run.abstract_state, run.abstract_batch()).compile()
+    state, batch = run.abstract_state, run.abstract_batch()
+    return Programs([step_fn.lower(state, batch).compile() for step_fn in run.step_fns], run.recipe.seed)
 
 
 def _close(opened: futures.Future[_Input]) -> None:

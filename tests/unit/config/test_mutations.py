@@ -381,17 +381,40 @@ MUTATIONS += [
 
 # Knobs of transformers, with a value that is no default.
 VIT_VALUES = {
-  'width': 64, 'depth': 2, 'mlp_dim': 64, 'num_heads': 4, 'patch_size': 8, 'pool': 'gap', 'position': 'none',
-  'position_at': 'every_layer', 'representation_size': 32, 'num_registers': 1, 'dropout_rate': 0.1,
-  'attention_dropout_rate': 0.1, 'stochastic_depth_rate': 0.1, 'layer_scale_init': 0.1, 'qk_norm': True,
-  'parallel_blocks': False, 'norm_eps': 1e-5, 'final_norm': 'pooled', 'gelu': 'exact', 'layers': 'scan',
-  'attention': 'plain',
+  'width': 64, 'depth': 2, 'mlp_dim': 64, 'num_heads': 4, 'patch_size': 8, 'patch_sizes': (8, 16), 'pool': 'gap',
+  'position': 'none', 'position_at': 'every_layer', 'representation_size': 32, 'num_registers': 1, 'dropout_rate': 0.1,
+  'attention_dropout_rate': 0.1, 'stochastic_depth_rate': 0.1, 'token_drop_rate': 0.5, 'layer_scale_init': 0.1,
+  'qk_norm': True, 'parallel_blocks': False, 'norm_eps': 1e-5, 'final_norm': 'pooled', 'gelu': 'exact',
+  'layers': 'scan', 'attention': 'plain',
 }  # fmt: skip
 MUTATIONS += [
   ({'model.variant': 'R50x1', f'model.{name}': value}, f'model.{name}', 'a transformer variant')
   for name, value in VIT_VALUES.items()
 ]
 
+
+# The recipe has 32 pixels and patches of 16.
+MUTATIONS += [
+  ({**MASKED, 'model.patch_sizes': (8, 16)}, 'model.patch_sizes', "objective.name = 'classification'"),
+  ({**MASKED, 'model.token_drop_rate': 0.5}, 'model.token_drop_rate', "objective.name = 'classification'"),
+  ({'model.patch_sizes': (16,)}, 'model.patch_sizes', 'model.patch_size'),
+  ({'model.patch_sizes': (8, 16, 8)}, 'model.patch_sizes', '8 stands there twice'),
+  ({'model.patch_sizes': (8, 17)}, 'model.patch_sizes', 'Nearest to 17: 16 or 32'),
+  ({'model.patch_sizes': 8}, 'model.patch_sizes', 'a tuple of integers'),
+  ({'model.patch_sizes': (8, 16), 'model.variant': 'R50+B/16'}, 'model.patch_sizes', 'feature map'),
+  ({'model.patch_sizes': (8, 16), 'model.position': 'relative'}, 'model.patch_sizes', 'raster'),
+  ({'model.token_drop_rate': 0.5, 'model.position': 'relative'}, 'model.token_drop_rate', 'keys'),
+  ({'model.token_drop_rate': 0.5, 'model.position_at': 'every_layer'}, 'model.token_drop_rate', "'stem'"),
+  ({'model.token_drop_rate': 1.0}, 'model.token_drop_rate', '0.99'),
+  ({'evals.val.patch_sizes': (8, 17)}, 'evals.val.patch_sizes', 'Nearest to 17: 16 or 32'),
+  ({'evals.val.patch_sizes': (8,), 'model.variant': 'R50x1'}, 'evals.val.patch_sizes', 'image_sizes'),
+  ({'evals.val.patch_sizes': (8,), 'evals.val.image_sizes': (36,)}, 'evals.val.patch_sizes', '36x36'),
+  ({'evals.val.image_sizes': (32, 50)}, 'evals.val.image_sizes', '48 or 64'),
+  ({'evals.val.image_sizes': (64, 64)}, 'evals.val.image_sizes', '64 stands there twice'),
+  ({'evals.val.image_sizes': (256,), 'model.position': 'relative'}, 'evals.val.image_sizes', 'raster'),
+  (frozen('knn', image_sizes=(64,)), 'evals.val.image_sizes', "'classification'"),
+  (frozen('knn', patch_sizes=(8,)), 'evals.val.patch_sizes', "'classification'"),
+]
 
 BF16 = {'model.dtype': 'bfloat16', 'model.attention': 'cudnn'}
 MUTATIONS += [

@@ -12,6 +12,7 @@ from vitjax.training import build, step, train
 from vitjax.training.goodput import Clock
 from vitjax.training.metrics import read_metrics
 from vitjax.training.numerics import Health, Rollback, StepWatch, passing_over, require_finite
+from vitjax.training.programs import Programs
 
 MARK = 3  # a batch whose labels are all this one is poisoned
 
@@ -57,7 +58,7 @@ def test_one_batch_that_is_not_finite_costs_exactly_its_own_update(tmp_path, poi
   run = build(recipe())
   train(run, tmp_path)
   state, batches = run.init_fn(), run.batches(0)
-  step_fn = passing_over(run.step_fn, {6}, Clock())
+  step_fn = passing_over(Programs(run.step_fns, 0), {6}, Clock())
   for number in range(1, 11):
     state, _ = step_fn(number, state, next(batches))
   batches.close()
@@ -108,7 +109,7 @@ def test_a_spike_is_reported_and_a_rollback_passes_over_its_batches(tmp_path, po
   assert [number for number, row in enumerate(rows, 1) if 'train/loss' not in row] == [7, 8]
   assert rows[-1]['train/skipped_steps'] == 2
   state, batches = run.init_fn(), run.batches(0)
-  step_fn = passing_over(run.step_fn, {7, 8}, Clock())
+  step_fn = passing_over(Programs(run.step_fns, 0), {7, 8}, Clock())
   for number in range(1, 11):
     state, _ = step_fn(number, state, next(batches))
   batches.close()

@@ -7,6 +7,7 @@ from vitjax.config.checks.data import check_data
 from vitjax.config.checks.ignored import check_ignored
 from vitjax.config.checks.model import check_model
 from vitjax.config.checks.parallel import check_parallel
+from vitjax.config.checks.tokens import check_tokens
 from vitjax.config.checks.training import check_training
 from vitjax.config.checks.transfer import check_transfer
 from vitjax.config.schema import Recipe
@@ -24,6 +25,9 @@ def check_recipe(recipe: Recipe, bad: set[str], num_devices: int | None) -> list
     num_devices: devices of the run, None to skip what depends on it.
   """
   found = Findings(recipe, bad, num_devices)
-  for check in (check_model, check_data, check_training, check_transfer, check_parallel, check_ignored):
+  checks = (
+    check_model, check_tokens, check_data, check_training, check_transfer, check_parallel, check_ignored,
+  )  # fmt: skip
+  for check in checks:
     check(found)
   return found.problems

@@ -94,6 +94,7 @@ USES = (
     'objective.name',
     ('classification',),
   ),
+  Use(('model.patch_sizes', 'model.token_drop_rate'), 'objective.name', ('classification',)),
   Use(('objective.corrupt_rate',), 'objective.name', ('masked_patch',)),
   Use(('init.head', 'init.position_resize'), 'init.checkpoint', test=_is_set, words='set'),
   Use(('init.position_resize',), 'model.position', _TABLES),
@@ -120,9 +121,10 @@ EVAL_USES = (
 )
 
 VIT_ONLY = (
-  'width', 'depth', 'mlp_dim', 'num_heads', 'patch_size', 'pool', 'position', 'position_at', 'num_registers',
-  'representation_size', 'dropout_rate', 'attention_dropout_rate', 'stochastic_depth_rate',
-  'layer_scale_init', 'qk_norm', 'parallel_blocks', 'norm_eps', 'final_norm', 'gelu', 'layers', 'attention',
+  'width', 'depth', 'mlp_dim', 'num_heads', 'patch_size', 'patch_sizes', 'pool', 'position', 'position_at',
+  'num_registers', 'representation_size', 'dropout_rate', 'attention_dropout_rate', 'stochastic_depth_rate',
+  'token_drop_rate', 'layer_scale_init', 'qk_norm', 'parallel_blocks', 'norm_eps', 'final_norm', 'gelu', 'layers',
+  'attention',
 )  # fmt: skip
 
 
