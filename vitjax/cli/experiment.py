@@ -3,8 +3,8 @@
   vitjax experiment --config=configs/experiments/positions.py --workdir=runs/positions
   vitjax experiment --config=configs/experiments/positions.py --workdir=/tmp/look --smoke
 
-Cells that are done are read back, so a second call resumes. Writes results.md, results.png, results.csv and
-results.json into the workdir, and one run per cell.
+Cells that are done are read back, so a second call resumes. Writes results.md, its plots, results.csv and results.json
+into the workdir, and one run per cell.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
   )
   page = report.write(experiment, results, workdir, command=command, wall_s=time.perf_counter() - began_s)
   print(page)
-  print(f'page: {workdir / "results.md"}   plot: {workdir / "results.png"}')
+  print(f'page: {workdir / "results.md"}')
   return int(any('error' in result for result in results))
 
 

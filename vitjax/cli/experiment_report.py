@@ -129,16 +129,12 @@ def _scores(
   name = f'{measure.name[0].upper()}{measure.name[1:]}'
   if not series:
     return [f'{name}: no run has a score.', '']
-  plot_scores(experiment, measure, series, picture)
   spread = f'mean ± standard deviation over {len(seeds)} seeds' if len(seeds) > 1 else 'one seed'
-  return [
-    f'{name}, {spread}:',
-    '',
-    *_table(experiment, series),
-    '',
-    f'![the same as a plot]({picture.name})',
-    '',
-  ]
+  lines = [f'{name}, {spread}:', '', *_table(experiment, series), '']
+  if len(series) == len(columns_of(series)) == 1:
+    return lines  # A plot of one point shows nothing that the table does not.
+  plot_scores(experiment, measure, series, picture)
+  return [*lines, f'![the same as a plot]({picture.name})', '']
 
 
 def _course(course: Course, reported: list[Result], workdir: pathlib.Path) -> list[str]:
