@@ -4,8 +4,8 @@
   vitjax complexity --out=runs/complexity --kernel=7
 
 Parameters, operations, sequential steps and path length as formulas in T, d and k; beside them XLA's counts and times
-at growing sizes, exponents fitted to both, and the T at which attention begins to cost more. Writes complexity.png and
-CSV files.
+at growing sizes, exponents fitted to both, and the T at which attention begins to cost more. Writes results.md,
+complexity.png and CSV files.
 """
 
 from __future__ import annotations
@@ -48,16 +48,23 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
   sizes = scaling.SMOKE_SIZES if args.smoke else scaling.SIZES
   widths = scaling.CROSSOVER_WIDTHS[:1] if args.smoke else scaling.CROSSOVER_WIDTHS
   lengths = scaling.CROSSOVER_LENGTHS[:3] if args.smoke else scaling.CROSSOVER_LENGTHS
-  report.print_formulas(args.kernel)
+  tables = [report.formulas(args.kernel)]
+  tables[0].show()
   num_cells = sum(len(size.lengths) + len(size.widths) for size in sizes.values())
   with progress(num_cells + len(widths)) as advance:
     options = {'kernel': args.kernel, 'repeats': args.repeats, 'advance': advance}
     measurements = scaling.measure_scaling(sizes, **options)
     crossovers, times = scaling.measure_crossovers(widths, lengths, **options)
   fits = scaling.exponents(measurements)
-  report.print_exponents(fits)
-  report.print_crossovers(crossovers, lengths)
+  tables += [report.exponents(fits), report.crossing_points(crossovers, lengths)]
+  for table in tables[1:]:
+    table.show()
   out = pathlib.Path(args.out)
   report.write(out, measurements, times, fits, crossovers)
-  print(f'plot: {out / "complexity.png"}   figures: {out}/*.csv')
+  flags = (
+    ''.join(f' --{name}={getattr(args, name)}' for name in ('kernel', 'repeats')) + ' --smoke' * args.smoke
+  )
+  text = report.page(tables, f'vitjax complexity --out={args.out}{flags}', fits)
+  (out / 'results.md').write_text(text, encoding='utf-8')
+  print(f'page: {out / "results.md"}   plot: {out / "complexity.png"}   figures: {out}/*.csv')
   return 0

@@ -92,5 +92,8 @@ def test_the_command_writes_tables_plot_and_csv(tmp_path, capsys):
   # Counts of XLA are exact up to the elementwise work beside the products.
   assert float(rows['attention projections', 'T']['xla']) == pytest.approx(1, abs=0.05)
   assert (tmp_path / 'complexity.png').stat().st_size > 10_000
+  page = (tmp_path / 'results.md').read_text()
+  assert '| attention projections | T | 16 to 32 | 1 | ' in page
+  assert 'of 8 exponents of time' in page
   assert main(['complexity', '--kernel=1', '--repeats=0']) == 2
   assert '--repeats = 0' in capsys.readouterr().err

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import datetime
+import os
 import pathlib
+import platform
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +19,8 @@ from vitjax.analysis.complexity import LAYERS
 from vitjax.analysis.report import draw
 from vitjax.analysis.scaling import Crossover, Exponents, Measurement
 
+# How far an exponent of time may be from the formula's to count as the same.
+TOLERANCE = 0.15
 _COLOURS = {
   'convolution': draw.ORANGE,
   'recurrence': draw.GREY,
@@ -24,58 +29,112 @@ _COLOURS = {
 }
 
 
-def print_formulas(kernel: int) -> None:
-  """Prints the table of formulas, with the paper's leading terms and one worked example."""
+@dataclasses.dataclass(frozen=True)
+class Rows:
+  """A table, for the terminal and for the page.
+
+  Attributes:
+    title: what it shows.
+    header: names of the columns.
+    rows: cells; a cell may have two lines.
+  """
+
+  title: str
+  header: tuple[str, ...]
+  rows: tuple[tuple[str, ...], ...]
+
+  def show(self) -> None:
+    """Prints it."""
+    table = Table(title=self.title)
+    for name in self.header:
+      table.add_column(name)
+    for row in self.rows:
+      table.add_row(*row, end_section='\n' in row[1])
+    Console().print(table)
+
+  def markdown(self) -> list[str]:
+    """Returns its lines in Markdown."""
+    lines = [f'{self.title}:', '', f'| {" | ".join(self.header)} |', '| --- ' * len(self.header) + '|']
+    lines += [f'| {" | ".join(cell.strip().replace(chr(10), "<br>") for cell in row)} |' for row in self.rows]
+    return [*lines, '']
+
+
+def formulas(kernel: int) -> Rows:
+  """Returns the table of formulas, with the paper's leading terms and one worked example."""
   t, d = 197, 768
-  table = Table(
-    title=f'Per layer, by formula; numbers for T = {t}, d = {d} (ViT-B/16 at 224 pixels), k = {kernel}'
-  )
-  for name in ('layer', 'parameters', 'multiply-adds', "paper's term", 'sequential', 'longest path'):
-    table.add_column(name)
+  rows = []
   for name, layer in LAYERS.items():
     params, operations, steps, path = layer.formulas
-    numbers = (
-      f'  {name}' if name.startswith('attention') else name,
-      f'{params}\n= {layer.num_params(d, kernel):,}',
-      f'{operations}\n= {layer.num_operations(t, d, kernel) / 1e6:,.0f} M',
-      layer.leading,
-      f'{steps}\n= {layer.num_steps(t)}',
-      path if path == '-' else f'{path}\n= {layer.path(t, kernel)}',
+    rows.append(
+      (
+        f'  {name}' if name.startswith('attention') else name,
+        f'{params}\n= {layer.num_params(d, kernel):,}',
+        f'{operations}\n= {layer.num_operations(t, d, kernel) / 1e6:,.0f} M',
+        layer.leading,
+        f'{steps}\n= {layer.num_steps(t)}',
+        path if path == '-' else f'{path}\n= {layer.path(t, kernel)}',
+      )
     )
-    table.add_row(*numbers, end_section=True)
-  Console().print(table)
+  header = ('layer', 'parameters', 'multiply-adds', "paper's term", 'sequential', 'longest path')
+  title = f'Per layer, by formula; numbers for T = {t}, d = {d} (ViT-B/16 at 224 pixels), k = {kernel}'
+  return Rows(title, header, tuple(rows))
 
 
-def print_exponents(fits: Sequence[Exponents]) -> None:
-  """Prints the fitted exponents beside those of the formulas."""
-  device = jax.devices()[0].device_kind
-  table = Table(title=f'Exponents: formula, XLA operation counts, times on {device}')
-  for name in ('layer', 'in', 'range', 'formula', 'XLA', 'time'):
-    table.add_column(name, justify='left' if name in ('layer', 'in') else 'right')
-  for fit in fits:
-    table.add_row(
+def exponents(fits: Sequence[Exponents]) -> Rows:
+  """Returns the fitted exponents beside those of the formulas."""
+  rows = tuple(
+    (
       fit.layer,
       fit.vary,
       f'{fit.low} to {fit.high}',
       str(fit.formula),
       f'{fit.xla:.2f}',
       f'{fit.seconds:.2f}',
+      f'{fit.seconds - fit.formula:+.2f}',
     )
-  Console().print(table)
-
-
-def print_crossovers(crossovers: Sequence[Crossover], lengths: Sequence[int]) -> None:
-  """Prints where self-attention begins to cost more than the other layers."""
-  table = Table(
-    title=f'Self-attention costs more than ... from T = (whole layers, batch 1, T {lengths[0]} to {lengths[-1]})'
+    for fit in fits
   )
-  for name in ('d', 'than', "paper's terms", 'multiply-adds', 'time'):
-    table.add_column(name, justify='left' if name == 'than' else 'right')
+  title = f'Exponents: formula, XLA operation counts, times on {jax.devices()[0].device_kind}'
+  return Rows(title, ('layer', 'in', 'range', 'formula', 'XLA', 'time', 'time - formula'), rows)
+
+
+def crossing_points(crossovers: Sequence[Crossover], lengths: Sequence[int]) -> Rows:
+  """Returns where self-attention begins to cost more than the other layers."""
+  rows = []
   for c in crossovers:
     counted = f'{c.counted:.0f}' if c.counted else 'always'
     measured = f'{c.measured:.0f}' if c.measured is not None else c.measured_note
-    table.add_row(str(c.d), c.other, str(c.table), counted, measured)
-  Console().print(table)
+    rows.append((str(c.d), c.other, str(c.table), counted, measured))
+  header = ('d', 'than', "paper's terms", 'multiply-adds', 'time')
+  title = (
+    f'Self-attention costs more than ... from T = (whole layers, batch 1, T {lengths[0]} to {lengths[-1]})'
+  )
+  return Rows(title, header, tuple(rows))
+
+
+def page(tables: Sequence[Rows], command: str, fits: Sequence[Exponents]) -> str:
+  """Returns the results as Markdown.
+
+  Args:
+    tables: in their order.
+    command: that was run.
+    fits: of the second table, for the summary.
+  """
+  inside = sum(abs(fit.seconds - fit.formula) <= TOLERANCE for fit in fits)
+  lines = ['# What a layer costs', '', '```', command, '```', '']
+  lines += [line for table in tables for line in table.markdown()]
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+  lines += [
+    f'{inside} of {len(fits)} exponents of time lie within {TOLERANCE} of the formula.',
+    '',
+    '![times against T and d](complexity.png)',
+    '',
+    f'The fastest of several runs of one compiled layer, float32, on {cores} of the cores of a {platform.machine()} '
+    f'machine; jax {jax.__version__}, {datetime.date.today().isoformat()}. The ranges are the far ends, where the '
+    'leading term rules; every measurement is a row of scaling.csv. What it does not show: accelerators, where a '
+    'recurrence waits for its steps rather than for operations, and attention that never stores T x T scores.',
+  ]
+  return '\n'.join(lines) + '\n'
 
 
 def write(
