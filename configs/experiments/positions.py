@@ -63,6 +63,9 @@ def _claims(smoke: bool) -> tuple[Claim, ...]:
   claims = [Claim(f'{kind} beats none', at(kind), at('none'), 'Table 8') for kind in KINDS[1:]]
   claims.append(Claim('2-D beats 1-D at the stem', at('learned_2d'), at('learned_1d'), 'Table 8: no'))
   if not smoke:
+    for labels in grid(position=KINDS[1:3], placement=PLACES[1:]):
+      text = f'{labels["position"]}, {labels["placement"]}, beats none'
+      claims.append(Claim(text, labels, at('none'), 'Table 8'))
     text = 'a table per layer beats one at the stem (1-D)'
     claims.append(Claim(text, at('learned_1d', 'every_layer'), at('learned_1d'), 'Table 8: no'))
   return tuple(claims)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import matplotlib.ticker
 from rich.console import Console
 from rich.table import Table
 
@@ -169,11 +170,14 @@ def plot(measurements: Sequence[Measurement], fits: Sequence[Exponents]) -> byte
     for fit in (fit for fit in fits if fit.vary == vary):
       rows = [m for m in measurements if (m.layer, m.vary) == (fit.layer, vary)]
       sizes = [m.t if vary == 'T' else m.d for m in rows]
-      name = fit.layer.replace(' ', '\n')
+      batch = f',\nbatch {rows[0].batch_size}' if rows[0].batch_size > 1 else ''
+      name = fit.layer.replace(' ', '\n') + batch
       label = f'{name}: {fit.seconds:.2f} (formula {fit.formula})'
       axis.plot(sizes, [m.seconds for m in rows], 'o-', color=_COLOURS[fit.layer], markersize=4, label=label)
     axis.set_xscale('log', base=2)
     axis.set_yscale('log')
+    axis.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5) if vary == 'd' else (1,)))
+    axis.yaxis.set_major_formatter('{x:g}')
     sizes = {m.t if vary == 'T' else m.d for m in measurements if m.vary == vary}
     ticks = sorted(size for size in sizes if size & (size - 1) == 0)
     axis.set_xticks(ticks, [str(tick) for tick in ticks], rotation=60)
