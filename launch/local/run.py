@@ -3,8 +3,8 @@
   python -m launch local --processes=4 --devices=2 -- train --config=configs/quickstart.py --workdir=runs/mnist
 
 Each line of output starts with the rank that wrote it. When one process fails, the others are ended. SIGTERM and
-Ctrl-C go on to all. The exit code is that of the first process that failed; 42, asking for another start, if all of
-them were preempted and saved.
+Ctrl-C go on to all; when this launcher itself is killed, they save and leave. The exit code is that of the first
+process that failed; 42, asking for another start, if all of them were preempted and saved.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import os
 import queue
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,6 +27,10 @@ from vitjax.errors import ConfigError, Problem
 
 EXIT_RESTART = 42
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+# util-linux's; elsewhere, processes outlive a launcher that is killed with SIGKILL. The signal comes when the thread
+# that started them ends.
+_SETPRIV = shutil.which('setpriv')
+_ENDS_WITH_LAUNCHER = () if _SETPRIV is None else (_SETPRIV, '--pdeathsig', 'TERM')
 _DEVICE_FLAG = '--xla_force_host_platform_device_count'
 
 
@@ -130,7 +135,11 @@ class _Group:
   def start(self, command: Sequence[str], env: Mapping[str, str]) -> None:
     # A session of its own: Ctrl-C reaches it once, from here.
     process = subprocess.Popen(
-      command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+      [*_ENDS_WITH_LAUNCHER, *command],
+      env=env,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      start_new_session=True,
     )
     rank = len(self.processes)
     self.processes.append(process)

@@ -7,6 +7,7 @@ why, and say where it stands.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
@@ -113,10 +114,17 @@ def read_failure() -> dict[str, Any] | None:
   return json.loads(found['first']) if found else None
 
 
+def say(text: str) -> None:
+  """Prints to stderr, if anybody still reads it: what a process has to do does not depend on that."""
+  with contextlib.suppress(OSError):
+    print(text, file=sys.stderr, flush=True)
+
+
 def leave(code: int) -> NoReturn:
   """Ends this process at once, without Python's and jax's orderly shutdown; process 0 lets the others go first."""
-  sys.stdout.flush()
-  sys.stderr.flush()
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(OSError):
+      stream.flush()
   board = Board()
   if board.num_processes > 1:
     board.post(f'left/{board.rank}', str(code))

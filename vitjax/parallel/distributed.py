@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import sys
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from jaxlib import _jax  # pyright: ignore[reportAttributeAccessIssue]
 from vitjax.config import Launch, read_launch
 from vitjax.errors import ConfigError, Preempted, Problem, TrainingError, VitjaxError, exit_code
 from vitjax.parallel.agreement import coordination_client
-from vitjax.parallel.coordination import leave, post_failure, read_failure
+from vitjax.parallel.coordination import leave, post_failure, read_failure, say
 from vitjax.parallel.roll_call import is_loopback, roll_call
 
 _logger = logging.getLogger(__name__)
@@ -90,12 +89,12 @@ def hard_exit_on_exception() -> Iterator[None]:
     post_failure(cause, exit_code(error), everywhere=isinstance(error, TrainingError))
     failure = read_failure()
     if failure is not None and failure['rank'] != jax.process_index():
-      print(f'failed on rank {failure["rank"]}: {failure["cause"]}', file=sys.stderr)
+      say(f'failed on rank {failure["rank"]}: {failure["cause"]}')
       leave(failure['code'])
     if isinstance(error, VitjaxError):
-      print(f'vitjax: {error}', file=sys.stderr)
+      say(f'vitjax: {error}')
     else:
-      traceback.print_exc()
+      say(traceback.format_exc().rstrip())
     leave(exit_code(error))
 
 
@@ -113,7 +112,7 @@ def _following_others() -> Iterator[None]:
       if failure is None or failure['everywhere'] or failure['rank'] == jax.process_index():
         continue
       if not done.wait(_FOLLOW_AFTER_S):
-        print(f'failed on rank {failure["rank"]}: {failure["cause"]}', file=sys.stderr)
+        say(f'failed on rank {failure["rank"]}: {failure["cause"]}')
         leave(failure['code'])
 
   if jax.distributed.is_initialized():
@@ -212,7 +211,7 @@ def _at_most(limit_s: float, text: str) -> Iterator[None]:
   """Ends the process with a message when the block takes longer: jax itself would abort with a C++ stack."""
 
   def leave() -> None:
-    print(f'vitjax: {text} (resilience.start_timeout_s).', file=sys.stderr, flush=True)
+    say(f'vitjax: {text} (resilience.start_timeout_s).')
     os._exit(1)
 
   timer = threading.Timer(limit_s, leave)

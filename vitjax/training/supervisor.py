@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-import sys
 import threading
 import time
 import traceback
@@ -15,7 +14,7 @@ import jax
 
 from vitjax.config.schema import ResilienceConfig
 from vitjax.errors import EXIT_RESTART, Preempted, TrainingError, exit_code
-from vitjax.parallel.coordination import Board, leave, post_failure, read_failure
+from vitjax.parallel.coordination import Board, leave, post_failure, read_failure, say
 from vitjax.training.goodput import Clock
 from vitjax.training.preemption import Agreement, SignalWatch
 from vitjax.training.watchdog import Watchdog, dump_stacks, ranks
@@ -144,12 +143,12 @@ class Supervisor:
     """Settles where all stop. Before the first step nothing is lost: the process ends at once, even in a compiler."""
     self._told = notice
     if self._board.rank == 0:
-      print(f'{notice}: saving and leaving', file=sys.stderr, flush=True)
+      say(f'{notice}: saving and leaving')
     missing = self._agreement.agree(_AGREE_S)
     if missing:
       post_failure(f'{ranks(missing)} did not answer to: {notice}', EXIT_RESTART, lost=missing)
     elif self._agreement.stops_before_anything and not self._left_in_time():
-      print('nothing to save yet: leaving', file=sys.stderr, flush=True)
+      say('nothing to save yet: leaving')
       self.last_words(None)
       leave(EXIT_RESTART)
 
@@ -163,7 +162,7 @@ class Supervisor:
     if self._own_failure is not None:
       deadline, code, text = self._own_failure
       if time.monotonic() > deadline:
-        print(text, file=sys.stderr)
+        say(text)
         self.last_words(text.strip().splitlines()[-1])
         leave(code)
       return
@@ -185,7 +184,7 @@ class Supervisor:
       return
     self._ending.acquire()  # The main thread may come here as well; the first one ends the process.
     found = 'stopped by the watchdog of' if failure['code'] == EXIT_RESTART else 'failed on'
-    print(f'{found} rank {failure["rank"]}: {failure["cause"]}', file=sys.stderr)
+    say(f'{found} rank {failure["rank"]}: {failure["cause"]}')
     self.last_words(f'rank {failure["rank"]}: {failure["cause"]}')
     if failure['code'] == EXIT_RESTART:
       dump_stacks(self._workdir, self._board.rank)
@@ -200,7 +199,7 @@ class Supervisor:
       post_failure(cause, EXIT_RESTART, lost=lost)
       self._follow(read_failure())
     dump_stacks(self._workdir, self._board.rank)
-    print(f'stopped by the watchdog: {cause}', file=sys.stderr)
+    say(f'stopped by the watchdog: {cause}')
     self.last_words(cause)
     leave(EXIT_RESTART)
 

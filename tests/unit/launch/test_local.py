@@ -1,6 +1,9 @@
 import io
 import os
+import pathlib
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -9,6 +12,8 @@ import pytest
 
 from launch.local import run as local
 from vitjax.errors import ConfigError
+
+ROOT = pathlib.Path(__file__).parents[3]
 
 
 def run(code, processes=2, **more):
@@ -51,6 +56,33 @@ time.sleep(100)
   assert status == 7
   assert 'launch local: process 1 ended with 7; ending the others' in lines
   assert seconds < 20
+
+
+@pytest.mark.skipif(shutil.which('setpriv') is None, reason='needs setpriv of util-linux')
+def test_processes_do_not_outlive_a_launcher_that_is_killed(tmp_path):
+  code = f"""
+import os, pathlib, signal, sys, time
+place = pathlib.Path({str(tmp_path)!r}, os.environ['JAX_PROCESS_ID'])
+def leave(*_):
+  place.with_suffix('.left').touch()
+  sys.exit(42)
+signal.signal(signal.SIGTERM, leave)
+place.touch()
+time.sleep(100)
+"""
+  start = f'from launch.local.run import run_processes; run_processes({[sys.executable, "-c", code]!r}, 2)'
+  launcher = subprocess.Popen([sys.executable, '-c', start], env={**os.environ, 'PYTHONPATH': str(ROOT)})
+  wait_for(tmp_path / '0', tmp_path / '1')
+  launcher.kill()
+  launcher.wait()
+  wait_for(tmp_path / '0.left', tmp_path / '1.left')
+
+
+def wait_for(*paths):
+  deadline = time.monotonic() + 30
+  while not all(path.exists() for path in paths):
+    assert time.monotonic() < deadline, paths
+    time.sleep(0.02)
 
 
 def test_a_killed_process_counts_with_its_signal():

@@ -1,7 +1,9 @@
 """Told to leave: saved at that step, everywhere, and resumed as if nothing had happened."""
 
+import io
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -73,7 +75,18 @@ def test_a_signal_saves_this_step_and_the_resumed_run_is_the_same(tmp_path, whol
   assert_resumes_to(whole, tmp_path)
 
 
-def test_an_evaluation_is_left_and_done_again_by_the_next_start(tmp_path, whole, send):
+class NobodyReads(io.TextIOBase):
+  """What standard error is once its reader has gone: a log collector, a terminal, a launcher that was killed."""
+
+  def write(self, text):
+    raise BrokenPipeError
+
+  def flush(self):
+    raise BrokenPipeError
+
+
+def test_an_evaluation_is_left_and_done_again_by_the_next_start(tmp_path, whole, send, monkeypatch):
+  monkeypatch.setattr(sys, 'stderr', NobodyReads())
   run = build(tiny.tiny_recipe(stop_after='12 steps'))
   evaluator = run.evaluators['val']
   real = evaluator.batches
