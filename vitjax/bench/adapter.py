@@ -67,7 +67,7 @@ def make(
   config = bench_config(model, image_size, batch, num_classes, dtype, seed)
   apply_overrides(config, [(path, str(value)) for path, value in overrides.items()])
   run = build(parse_recipe(config, num_devices=jax.device_count()))
-  return LossStep(run), run.init_fn(), random_batch(run)
+  return LossStep(run), run.fresh_state(), random_batch(run)
 
 
 def bench_config(

@@ -120,7 +120,7 @@ def measure(run: Run, *, recipe: str, steps: int, folder: pathlib.Path) -> Measu
   lowered_s = time.perf_counter()
   compiled = lowered.compile()
   compiled_s = time.perf_counter()
-  state, batch = run.init_fn(), random_batch(run)
+  state, batch = run.fresh_state(), random_batch(run)
   first = math.nan
   for _ in range(_NUM_WARMUP):
     state, metrics = compiled(state, batch)

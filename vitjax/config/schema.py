@@ -130,10 +130,18 @@ class DataConfig:
 class ObjectiveConfig:
   """What is learned."""
 
-  name: str = knob('classification', 'labels, or the mean colours of hidden patches (no labels read)', choices=('classification', 'masked_patch'), source='masked_patch: ViT B.1.2')
+  name: str = knob('classification', "labels, the mean colours of hidden patches (no labels read), or a teacher's probabilities, see distill", choices=('classification', 'masked_patch', 'distillation'), source='masked_patch: ViT B.1.2; distillation: arXiv 2106.05237')
   loss: str = knob('softmax', 'cross-entropy over classes, or one binary cross-entropy per class', choices=('softmax', 'sigmoid'))
   label_smoothing: float = knob(0.0, 'weight of the uniform distribution in the targets', minimum=0.0, maximum=0.99)
   corrupt_rate: float = knob(0.5, 'share of the patches that masked_patch corrupts and asks for', minimum=0.01, maximum=1.0, source='ViT B.1.2')
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillConfig:
+  """The teacher of objective.name = 'distillation'. Its weights are never trained and never saved with the student's."""
+
+  checkpoint: str | None = knob(None, 'the teacher: whatever vitjax.load reads, of any architecture, with the classes of the student')
+  temperature: float = knob(1.0, "divides both logits before the softmax; the loss is multiplied by its square", minimum=0.01, source='arXiv 2106.05237: 1 to 10; 1503.02531')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,6 +268,7 @@ class Recipe:
   model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
   data: DataConfig = dataclasses.field(default_factory=DataConfig)
   objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
+  distill: DistillConfig = dataclasses.field(default_factory=DistillConfig)
   optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
   parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)
   checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)

@@ -3,6 +3,16 @@
 from vitjax.objectives.base import LossOutput, Objective
 from vitjax.objectives.build import build_objective, resized_objective
 from vitjax.objectives.classification import Classification
+from vitjax.objectives.distillation import Distillation, Teacher
 from vitjax.objectives.masked_patch import MaskedPatch
 
-__all__ = ['Classification', 'LossOutput', 'MaskedPatch', 'Objective', 'build_objective', 'resized_objective']
+__all__ = [
+  'Classification',
+  'Distillation',
+  'LossOutput',
+  'MaskedPatch',
+  'Objective',
+  'Teacher',
+  'build_objective',
+  'resized_objective',
+]

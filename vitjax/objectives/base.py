@@ -37,8 +37,11 @@ class Objective(Protocol):
     """Returns fresh parameters, a nested dict."""
     ...
 
-  def augment(self, key: jax.Array, batch: Batch) -> Batch:
-    """Turns a global batch from the input pipeline into what `loss` takes; runs once per step, on device."""
+  def augment(self, key: jax.Array, batch: Batch, frozen: Any = None) -> Batch:
+    """Turns a global batch from the input pipeline into what `loss` takes; runs once per step, on device.
+
+    `frozen` holds weights that never train, such as a teacher's; None for objectives without any.
+    """
     ...
 
   def loss(self, params: Any, batch: Batch, key: jax.Array) -> LossOutput:

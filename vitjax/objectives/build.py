@@ -10,19 +10,23 @@ from vitjax.config.schema import Recipe
 from vitjax.models import build_model, resized_model
 from vitjax.objectives.base import Objective
 from vitjax.objectives.classification import Classification
+from vitjax.objectives.distillation import Distillation, Teacher
 from vitjax.objectives.masked_patch import MaskedPatch
 
 
-def build_objective(recipe: Recipe, *, num_classes: int, device_class: str | None = None) -> Objective:
+def build_objective(
+  recipe: Recipe, *, num_classes: int, device_class: str | None = None, teacher: Teacher | None = None
+) -> Objective:
   """Returns the objective that `recipe.objective.name` asks for, around the model of the recipe.
 
   Args:
     recipe: a parsed recipe.
     num_classes: outputs of the head, from the recipe or the training source; 0: no head.
     device_class: as for `models.build_model`.
+    teacher: of a distillation; None: the student alone, for evaluation.
   """
   model = build_model(recipe.model, num_classes=num_classes, device_class=device_class)
-  return _OBJECTIVES[recipe.objective.name](recipe, num_classes, model)
+  return _OBJECTIVES[recipe.objective.name](recipe, num_classes, model, teacher)
 
 
 def resized_objective(
@@ -41,16 +45,30 @@ def resized_objective(
   return dataclasses.replace(objective, model=model, data=data)
 
 
-def _classification(recipe: Recipe, num_classes: int, model: Any) -> Classification:
+def _classification(recipe: Recipe, num_classes: int, model: Any, teacher: Teacher | None) -> Classification:
+  del teacher
   return Classification(model, num_classes, recipe.objective, recipe.data)
 
 
-def _masked_patch(recipe: Recipe, num_classes: int, model: Any) -> MaskedPatch:
-  del num_classes
+def _masked_patch(recipe: Recipe, num_classes: int, model: Any, teacher: Teacher | None) -> MaskedPatch:
+  del num_classes, teacher
   return MaskedPatch(model, recipe.objective, recipe.data, recipe.model)
 
 
-_OBJECTIVES: dict[str, Callable[[Recipe, int, Any], Objective]] = {
+def _distillation(recipe: Recipe, num_classes: int, model: Any, teacher: Teacher | None) -> Distillation:
+  return Distillation(
+    model,
+    num_classes,
+    recipe.objective,
+    recipe.data,
+    temperature=recipe.distill.temperature,
+    num_chunks=recipe.optim.accumulation_steps,
+    teacher=teacher,
+  )
+
+
+_OBJECTIVES: dict[str, Callable[[Recipe, int, Any, Teacher | None], Objective]] = {
   'classification': _classification,
+  'distillation': _distillation,
   'masked_patch': _masked_patch,
 }

@@ -50,8 +50,9 @@ class Classification:
     images = jnp.zeros((1, *self.data.image_size, 3), jnp.float32)
     return self.model.init({'params': key}, images, train=False)['params']
 
-  def augment(self, key: jax.Array, batch: Batch) -> Batch:
+  def augment(self, key: jax.Array, batch: Batch, frozen: Any = None) -> Batch:
     """Returns 'images' float32 [n, h, w, 3] and 'targets' [n, v] of a raw batch ('image' uint8, 'label' int32)."""
+    del frozen
     targets = jax.nn.one_hot(batch['label'], self.num_classes)
     targets = optax.smooth_labels(targets, self.config.label_smoothing)
     images = augmented(jax.random.fold_in(key, 1), batch['image'], self.data)

@@ -117,7 +117,7 @@ class MaskedPatch:
     }
     return {**params, 'objective': own}
 
-  def augment(self, key: jax.Array, batch: Batch) -> Batch:
+  def augment(self, key: jax.Array, batch: Batch, frozen: Any = None) -> Batch:
     """Returns 'images' float32, 'colours' int32 [n, l] and the drawn corruption of a raw batch ('image' uint8)."""
     h, w = self.grid
     images = augmented(jax.random.fold_in(key, 1), batch['image'], self.data)

@@ -1,6 +1,6 @@
 """Memory per device before anything is compiled: what the step is handed, and what it keeps while it runs.
 
-  arguments    parameters, optimiser state, averaged weights and the batch, as sharded; exact up to padding
+  arguments    parameters, optimiser state, averaged and a teacher's weights, the batch, as sharded; exact up to padding
   gradients    like the parameters; twice with gradient accumulation
   cast copy    the parameters in the compute dtype, where that differs
   saved        what the forward pass leaves for the backward pass, read from the traced program, so that it follows
@@ -216,7 +216,7 @@ def estimate_memory(run: Run, cache: ResidualCache, *, tiled: bool) -> MemoryEst
   return MemoryEstimate(
     params=params,
     optimizer=_tree_bytes(state.opt_state, tiled),
-    averaged=_tree_bytes(state.ema_params, tiled),
+    averaged=_tree_bytes((state.ema_params, state.frozen), tiled),
     batch=_tree_bytes(run.abstract_batch(), tiled),
     gradients=params * (2 if steps > 1 else 1),
     cast_copy=int(params * ratio) if model.dtype != model.param_dtype else 0,

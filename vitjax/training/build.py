@@ -30,6 +30,7 @@ from vitjax.parallel.prefetch import Prefetch
 from vitjax.parallel.tuning import compiler_options, device_class, tuning_for
 from vitjax.training.state import TrainState, init_state, state_shardings
 from vitjax.training.step import make_train_step
+from vitjax.training.teacher import OpenedTeacher, open_teacher, place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +45,9 @@ class Run:
     objective: what is learned.
     schedule: step -> learning rate.
     abstract_state: TrainState of ShapeDtypeStructs that carry their shardings.
-    init_fn: () -> TrainState, jitted with those shardings.
+    init_fn: () -> TrainState without frozen weights, jitted with those shardings.
     step_fns: the jitted train step, which donates the state; with model.patch_sizes one per size, in ascending order.
+    teacher: of a distillation, on the host; None without one.
     predict_fn: jitted (params, uint8 images) -> float32 logits [n, v], whole on every device.
     evaluators: by their names in recipe.evals.
     total_steps: length of the schedule.
@@ -53,7 +55,8 @@ class Run:
     log_every, save_every: steps.
     replica_check_every: steps; 0: never.
     eval_every: steps, by evaluator name.
-    train_flops_per_example: analytic, 3x forward, 6x with SAM; the mean over model.patch_sizes.
+    train_flops_per_example: analytic, 3x forward, 6x with SAM; the mean over model.patch_sizes; and a teacher's
+      forward pass.
     peak_flops_per_s: of all devices together; None where the device kind is unknown.
   """
 
@@ -66,6 +69,7 @@ class Run:
   abstract_state: TrainState
   init_fn: Callable[[], TrainState]
   step_fns: tuple[Any, ...]
+  teacher: OpenedTeacher | None
   predict_fn: Any
   evaluators: dict[str, Evaluator]
   total_steps: int
@@ -81,6 +85,17 @@ class Run:
   def step_fn(self) -> Any:
     """The train step; with model.patch_sizes that of the smallest patches, which takes the most memory and time."""
     return self.step_fns[0]
+
+  def fresh_state(self) -> TrainState:
+    """Returns the state before the first step, complete."""
+    return self.with_frozen(self.init_fn())
+
+  def with_frozen(self, state: TrainState) -> TrainState:
+    """Returns the state with the weights that never train, placed on the devices."""
+    if self.teacher is None:
+      return state
+    frozen = jax.tree.map(place, self.teacher.params, self.abstract_state.frozen)
+    return dataclasses.replace(state, frozen=frozen)
 
   def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes, dtypes and shardings of one global batch as `batches` yields it."""
@@ -144,7 +159,13 @@ def build(recipe: Recipe, *, devices: Sequence[Any] | None = None) -> Run:
   if tuning_for(kind).keep_freed_memory:
     keep_freed_memory()
   jit = functools.partial(jax.jit, compiler_options=compiler_options(kind))
-  objective = build_objective(recipe, num_classes=num_classes, device_class=kind)
+  teacher = open_teacher(recipe, num_classes=num_classes, source=source)
+  objective = build_objective(
+    recipe,
+    num_classes=num_classes,
+    device_class=kind,
+    teacher=None if teacher is None else teacher.teacher,
+  )
   schedule = make_schedule(
     recipe.optim, total_steps=total_steps, batch_size=recipe.data.batch_size, num_examples=len(source)
   )
@@ -156,11 +177,15 @@ def build(recipe: Recipe, *, devices: Sequence[Any] | None = None) -> Run:
 
   shapes = jax.eval_shape(init_fn)
   shardings = state_shardings(shapes, optimizer, mesh, recipe.parallel)
+  abstract_state = jax.tree.map(_with_sharding, shapes, shardings)
+  if teacher is not None:
+    abstract_state = dataclasses.replace(abstract_state, frozen=teacher.abstract(mesh, recipe.parallel))
+  complete = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
 
   def jitted_step(patch_size: int | None) -> Any:
     sized = objective if patch_size is None else resized_objective(objective, patch_size=patch_size)
     train_step = make_train_step(sized, optimizer, schedule, recipe.optim)
-    return jit(on_mesh(mesh, train_step), donate_argnums=0, out_shardings=(shardings, None))
+    return jit(on_mesh(mesh, train_step), donate_argnums=0, out_shardings=(complete, None))
 
   peak = peak_flops_per_s(mesh.devices.flat[0])
   return Run(
@@ -170,9 +195,10 @@ def build(recipe: Recipe, *, devices: Sequence[Any] | None = None) -> Run:
     fingerprints={'data.source': source.fingerprint, **{w: s.fingerprint for w, s in of_evals.items()}},
     objective=objective,
     schedule=schedule,
-    abstract_state=jax.tree.map(_with_sharding, shapes, shardings),
+    abstract_state=abstract_state,
     init_fn=jax.jit(on_mesh(mesh, init_fn), out_shardings=shardings),
     step_fns=tuple(jitted_step(size) for size in sorted(recipe.model.patch_sizes) or (None,)),
+    teacher=teacher,
     predict_fn=jit(on_mesh(mesh, objective.predict), out_shardings=replicated(mesh)),
     evaluators={
       name: build_evaluator(name, recipe, objective=objective, sources=of_evals, mesh=mesh)
@@ -185,7 +211,8 @@ def build(recipe: Recipe, *, devices: Sequence[Any] | None = None) -> Run:
     replica_check_every=steps(check_every) if (check_every := recipe.resilience.replica_check_every) else 0,
     eval_every={name: steps(config.every) for name, config in recipe.evals.items()},
     train_flops_per_example=(2 if recipe.optim.sam_rho else 1)
-    * train_flops(recipe.model, image_size=recipe.data.image_size, num_classes=num_classes),
+    * train_flops(recipe.model, image_size=recipe.data.image_size, num_classes=num_classes)
+    + (0.0 if teacher is None else teacher.forward_flops),
     peak_flops_per_s=None if peak is None else peak * mesh.size,
   )
 

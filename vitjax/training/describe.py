@@ -47,6 +47,7 @@ def _summary(run: Run) -> str:
     'gradients': params,
     'optimiser': _bytes_per_device(state.opt_state),
     'averaged weights': 0 if state.ema_params is None else _bytes_per_device(state.ema_params),
+    "teacher's weights": _bytes_per_device(state.frozen),
     'batch': _bytes_per_device(run.abstract_batch()),
   }
   memory = ', '.join(f'{name} {size / mib:,.1f}' for name, size in parts.items() if size)

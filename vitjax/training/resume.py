@@ -22,6 +22,7 @@ from vitjax.parallel.distributed import is_main
 from vitjax.training.build import Run
 from vitjax.training.numerics import Health
 from vitjax.training.state import TrainState
+from vitjax.training.teacher import place
 from vitjax.trees import flatten, map_with_path
 
 log = logging.getLogger('vitjax')
@@ -55,8 +56,8 @@ def checkpoint_items(run: Run, state: TrainState, progress: Progress) -> dict[st
   """Returns the keyword arguments of Store.save for a state: params, opt_state, aux and meta.
 
   meta is JSON: 'recipe', 'preprocess', 'class_names', 'data' (fingerprint and length of the training
-  source; the input position is the step itself), 'metrics' (of the last evaluations), 'health' and 'unfinished'
-  (see Progress), 'golden' (logits of a seeded input) and 'versions'.
+  source; the input position is the step itself), 'teacher' (fingerprint or None), 'metrics' (of the last
+  evaluations), 'health' and 'unfinished' (see Progress), 'golden' (logits of a seeded input) and 'versions'.
   """
   aux = {'step': state.step, 'rng': state.rng}
   if state.ema_params is not None:
@@ -69,6 +70,7 @@ def checkpoint_items(run: Run, state: TrainState, progress: Progress) -> dict[st
     'metrics': dict(progress.metrics),
     'health': dataclasses.asdict(progress.health),
     'unfinished': progress.unfinished,
+    'teacher': None if run.teacher is None else run.teacher.fingerprint,
     'golden': golden.record(run.predict_fn, state.evaluated_params(), run.recipe.data.image_size),
     'versions': {'vitjax': vitjax.__version__, **{n: importlib.metadata.version(n) for n in _VERSIONS_OF}},
   }
@@ -91,12 +93,13 @@ def restore_or_init(run: Run, store: Store) -> tuple[TrainState, Progress]:
   restored = store.restore(params=abstract.params, opt_state=abstract.opt_state, aux=aux)
   if restored is not None:
     _check_same_data(run, store, restored.step, restored.meta)
+    _check_same_teacher(run, store, restored.step, restored.meta)
     ema_params = restored.aux['ema_params'] if abstract.ema_params is not None else None
     state = TrainState(
       restored.aux['step'], restored.params, restored.opt_state, ema_params, restored.aux['rng']
     )
-    return state, _progress(restored.step, restored.meta)
-  state = run.init_fn()
+    return run.with_frozen(state), _progress(restored.step, restored.meta)
+  state = run.fresh_state()
   if run.recipe.init.checkpoint is not None:
     state = _transfer(run, state, run.recipe.init.checkpoint, store.workdir)
   return state, Progress()
@@ -121,6 +124,19 @@ def _check_same_data(run: Run, store: Store, step: int, meta: dict[str, Any]) ->
       'A resumed run must see the same data: restore the data set, or start in a new workdir with init.checkpoint',
     )
     raise CheckpointError(f'{store.workdir}: the training data changed since this run was started', [problem])
+
+
+def _check_same_teacher(run: Run, store: Store, step: int, meta: dict[str, Any]) -> None:
+  """Raises CheckpointError when the teacher is not the one that the checkpoint learned from."""
+  before = meta['teacher'] if 'teacher' in meta else None  # earlier versions knew no teachers
+  if run.teacher is not None and run.teacher.fingerprint != before:
+    problem = Problem(
+      'distill.checkpoint',
+      f'{run.recipe.distill.checkpoint}, fingerprint {run.teacher.fingerprint}',
+      f'fingerprint {before}, as at step {step}',
+      'A resumed run must learn from the same teacher: restore it, or start in a new workdir with init.checkpoint',
+    )
+    raise CheckpointError(f'{store.workdir}: the teacher changed since this run was started', [problem])
 
 
 def _transfer(run: Run, state: TrainState, source: str, workdir: pathlib.Path) -> TrainState:
@@ -157,7 +173,7 @@ def _transfer(run: Run, state: TrainState, source: str, workdir: pathlib.Path) -
     if run.recipe.log.progress:
       changed = [f'\n  {r.action} {r.path}  {r.note}' for r in report.rows if r.action != 'loaded']
       log.info('weights from %s: %s%s', source, report.summary(), ''.join(changed))
-  placed = jax.tree.map(_place, params, run.abstract_state.params)
+  placed = jax.tree.map(place, params, run.abstract_state.params)
   ema_params = None if state.ema_params is None else jax.tree.map(lambda x: x.copy(), placed)
   return dataclasses.replace(state, params=placed, ema_params=ema_params)
 
@@ -167,8 +183,3 @@ def _gathered(leaf: jax.Array) -> np.ndarray:
   return np.asarray(
     leaf if leaf.is_fully_addressable else multihost_utils.process_allgather(leaf, tiled=True)
   )
-
-
-def _place(value: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
-  """Returns a host array as a global one with the sharding of `like`; every host holds the whole value."""
-  return jax.make_array_from_callback(value.shape, like.sharding, value.__getitem__)

@@ -28,6 +28,7 @@ class TrainState:
     opt_state: optax state.
     ema_params: like params, or None when optim.ema_decay is None.
     rng: raw key data, uint32 [2]; every draw is fold_in(rng, step), so a resumed run draws the same.
+    frozen: weights that the objective reads and that never change, such as a teacher's; not saved. None: no such.
   """
 
   step: jax.Array
@@ -35,6 +36,7 @@ class TrainState:
   opt_state: Any
   ema_params: Any
   rng: jax.Array
+  frozen: Any = None
 
   def evaluated_params(self) -> Any:
     """Returns the parameters that evaluation uses: the moving average where there is one."""
@@ -68,8 +70,11 @@ def update_where(accepted: jax.Array | bool, new: TrainState, old: TrainState) -
       return new_leaf
     return jnp.where(accepted, new_leaf, old_leaf)
 
-  chosen = jax.tree.map(choose, new, old, is_leaf=lambda node: isinstance(node, optax.ScaleByScheduleState))
-  return dataclasses.replace(chosen, step=new.step, rng=new.rng)
+  moving, before = dataclasses.replace(new, frozen=None), dataclasses.replace(old, frozen=None)
+  chosen = jax.tree.map(
+    choose, moving, before, is_leaf=lambda node: isinstance(node, optax.ScaleByScheduleState)
+  )
+  return dataclasses.replace(chosen, step=new.step, rng=new.rng, frozen=old.frozen)
 
 
 def pass_over(state: TrainState) -> TrainState:

@@ -85,7 +85,7 @@ def make_train_step(
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     augment_key, loss_key = jax.random.split(key)
     with jax.named_scope('augment'):
-      batch = objective.augment(augment_key, batch)
+      batch = objective.augment(augment_key, batch, state.frozen)
     rate = jnp.asarray(schedule(state.step), jnp.float32)
     output, grads = gradients_of(state.params, batch, loss_key, rate)
     with jax.named_scope('optimizer'):

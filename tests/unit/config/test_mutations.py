@@ -416,6 +416,17 @@ MUTATIONS += [
   (frozen('knn', patch_sizes=(8,)), 'evals.val.patch_sizes', "'classification'"),
 ]
 
+DISTILL = {'objective.name': 'distillation', 'distill.checkpoint': HERE}
+MUTATIONS += [
+  ({'objective.name': 'distillation'}, 'distill.checkpoint', 'vitjax.load'),
+  ({**DISTILL, 'distill.checkpoint': HERE + '/recipez'}, 'distill.checkpoint', HERE + '/recipes?'),
+  ({**DISTILL, 'distill.temperature': 0.0}, 'distill.temperature', '0.01'),
+  ({'distill.temperature': 2.0}, 'distill.temperature', "objective.name = 'distillation'"),
+  ({'distill.checkpoint': HERE}, 'distill.checkpoint', "objective.name = 'distillation'"),
+  ({**DISTILL, 'objective.loss': 'sigmoid'}, 'objective.loss', "objective.name = 'classification'"),
+  ({**DISTILL, 'objective.label_smoothing': 0.1}, 'objective.label_smoothing', "= 'classification'"),
+]
+
 BF16 = {'model.dtype': 'bfloat16', 'model.attention': 'cudnn'}
 MUTATIONS += [
   ({'model.attention': 'cudnn'}, 'model.attention', "model.dtype = 'bfloat16'"),

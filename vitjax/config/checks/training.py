@@ -23,6 +23,16 @@ def check_training(found: Findings) -> None:
   init = found.recipe.init
   if init.checkpoint is not None:
     check_exists(found, 'init.checkpoint', init.checkpoint, 'a folder')
+  _check_teacher(found)
+
+
+def _check_teacher(found: Findings) -> None:
+  checkpoint = found.recipe.distill.checkpoint
+  if checkpoint is not None:
+    check_exists(found, 'distill.checkpoint', checkpoint, 'a file or a folder')
+  elif found.good('objective.name') and found.recipe.objective.name == 'distillation':
+    expected = "the teacher's workdir or weights, for objective.name = 'distillation'"
+    found.add('distill.checkpoint', expected, 'Whatever vitjax.load reads')
 
 
 def _check_positive(found: Findings) -> None:
