@@ -97,7 +97,12 @@ def _page(experiment: Experiment, results: list[Result], command: str, workdir: 
     lines += ['## What it shows', '', heading, '| --- | --- | --- |']
     for measure in experiment.measures:
       lines += [_claim_row(claim, measure.metric, reported) for claim in measure.claims]
-    lines += ['', 'A claim holds here when the whole interval (Student t over the seeds) lies above 0.', '']
+    lines += [
+      '',
+      'A claim holds here when the whole interval (Student t over the seeds) lies above 0. Each interval stands for '
+      'itself: with many claims, about one in twenty may miss.',
+      '',
+    ]
   lines += ['## What it does not show', '', experiment.limits, '', '## Cost', '', _cost(results)]
   for result in results:
     if 'error' in result:
