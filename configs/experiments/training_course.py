@@ -27,13 +27,13 @@ DISTANCES = {f'look/attention_distance_block{i:02d}': f'block {i + 1}' for i in 
 
 def get_config(arg: str = ''):
   args = parse_args(arg, patch=4, seed=0, smoke=False)
-  config = load_config(f'{SMALL}:num_train=10000,steps=500,seed={args.seed}' + ',smoke' * args.smoke)
+  config = load_config(f'{SMALL}:num_train=10000,steps=300,seed={args.seed}' + ',smoke' * args.smoke)
   config.model.variant = f'Ti/{args.patch}'
   test = config.evals.test
   images = source_config(
     test.source, split='test[:50]' if args.smoke else 'test[:128]'
   )  # 128: the paper's D.7
-  every = '2 steps' if args.smoke else '25 steps'
+  every = '2 steps' if args.smoke else '20 steps'
   config.evals.look = evaluator(kind='attention', source=images, batch_size=64, every=every)
   return config
 
@@ -45,8 +45,8 @@ def get_experiment(smoke: bool) -> Experiment:
     title='Attention distance and positions in the course of training',
     question='When does a ViT learn where its patches lie, and when do its blocks part in how far they look?',
     method=(
-      'A ViT of 4 blocks, width 64, patch 4 (64 tokens, 8 by 8), trained for 500 steps of 100 on 10,000 images of '
-      'Fashion-MNIST at 32 pixels. Every 25 steps, on 128 test images: the mean attention distance of each block (all '
+      'A ViT of 4 blocks, width 64, patch 4 (64 tokens, 8 by 8), trained for 300 steps of 100 on 10,000 images of '
+      'Fashion-MNIST at 32 pixels. Every 20 steps, on 128 test images: the mean attention distance of each block (all '
       'heads and patches; attention to the class token left out), and which share of the variance of the learned 1-D '
       'position table depends on the row alone plus the column alone.'
     ),

@@ -41,8 +41,8 @@ def field(subject: Subject) -> Section | LeftOut:
         axis.add_patch(
           draw.plt.Circle((x, y), radius, fill=False, color='white', linewidth=1.1, linestyle=style)
         )
-      text = f'{found.radius_50[j]:.0f} and {found.radius_90[j]:.0f} px'
-      axis.set_title(f'{layer}\n{text}' if len(results) == 1 else f'{name[:20]}\n{layer}: {text}', fontsize=8)
+      text = f'50 %: {found.radius_50[j]:.0f} px, 90 %: {found.radius_90[j]:.0f} px'
+      axis.set_title(f'{layer}\n{text}' if len(results) == 1 else f'{name[:20]}\n{layer}\n{text}', fontsize=8)
       rows.append((name, layer, float(found.radius_50[j]), float(found.radius_90[j])))
   draw.scale_bar(figure, drawn, axes, 'square root of share of maximum', shrink=0.6)
   own = results[0][1]

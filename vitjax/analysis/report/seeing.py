@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import matplotlib.ticker
 import numpy as np
 
 from vitjax.analysis.filters import filter_components
@@ -146,6 +147,8 @@ def norms(subject: Subject) -> Section | LeftOut:
   axes[0, 1].bar(block, 100 * found.share, color=draw.RED)
   axes[0, 1].set_xlabel('block')
   axes[0, 1].set_ylabel('outliers in % of patches')
+  for axis in axes[0]:
+    axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
   axes[0, 1].set_ylim(0, max(100 * found.share.max() * 1.15, 1))
   last = found.norms[-1][subject.shown_index]
   count = len(last)
