@@ -2,7 +2,8 @@
 
   vitjax experiment --config=configs/experiments/positions.py --workdir=runs/positions
 
-Cost: 21 minutes of one core, see benchmarks/experiments/positions/results.md. Expected: none below all others (Table 8: .614 against .640 to .643 on ImageNet 5-shot).
+Cost: 21 minutes of one core (benchmarks/experiments/positions/results.md). Expected: none below all others (Table 8:
+.614 against .640 to .643 on ImageNet 5-shot).
 Arguments: position, placement, seed, smoke.
 """
 
