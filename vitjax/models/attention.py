@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from vitjax.models.dense import Affine
+from vitjax.models.norm import LayerNorm
 from vitjax.ops.attention import attend, fused_attend
 
 Array = jax.Array
@@ -91,7 +92,7 @@ class MultiHeadDotProductAttention(nn.Module):
     )
     if self.qk_norm:
       norm = functools.partial(
-        nn.LayerNorm, epsilon=self.norm_eps, use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype
+        LayerNorm, epsilon=self.norm_eps, use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype
       )
       query, key = norm(name='query_ln')(query), norm(name='key_ln')(key)
     if self.implementation == 'cudnn':

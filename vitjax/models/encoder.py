@@ -16,7 +16,9 @@ from vitjax.config.variants import ViTSize
 from vitjax.models.attention import MultiHeadDotProductAttention
 from vitjax.models.dense import Affine
 from vitjax.models.embeddings import PositionTable
+from vitjax.models.norm import LayerNorm
 from vitjax.models.sizes import num_prefix_tokens
+from vitjax.ops.gelu import gelu_tanh
 from vitjax.ops.patches import drop_patches
 from vitjax.ops.positions import Grid
 from vitjax.parallel.constrain import constrain
@@ -50,7 +52,8 @@ class MlpBlock(nn.Module):
       Affine, bias_init=nn.initializers.normal(1e-6), dtype=self.dtype, param_dtype=self.param_dtype
     )
     width = x.shape[-1]
-    x = nn.gelu(dense((self.mlp_dim,), name='Dense_0')(x), approximate=self.gelu == 'tanh')
+    x = dense((self.mlp_dim,), name='Dense_0')(x)
+    x = gelu_tanh(x) if self.gelu == 'tanh' else nn.gelu(x, approximate=False)
     x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)
     x = dense((width,), name='Dense_1')(x)
     return nn.Dropout(self.dropout_rate)(x, deterministic=not train)
@@ -176,8 +179,8 @@ class EncoderBlock(nn.Module):
   def _dtypes(self) -> dict[str, DType]:
     return {'dtype': jnp.dtype(self.config.dtype), 'param_dtype': jnp.dtype(self.config.param_dtype)}
 
-  def _norm(self) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=self.config.norm_eps, use_bias=self.size.use_norm_bias, **self._dtypes())
+  def _norm(self) -> LayerNorm:
+    return LayerNorm(epsilon=self.config.norm_eps, use_bias=self.size.use_norm_bias, **self._dtypes())
 
   def _attention(self, y: Array, relative: Array | None) -> Array:
     """Returns the attention branch of normalised tokens y, with its dropout and gain."""
@@ -270,7 +273,7 @@ class Encoder(nn.Module):
     features = {f'block{i:02d}': tokens[:, :num_tokens] for i, tokens in enumerate(features)}
     if config.final_norm == 'pooled':
       return x, features
-    norm = nn.LayerNorm(
+    norm = LayerNorm(
       epsilon=config.norm_eps,
       use_bias=self.size.use_norm_bias,
       dtype=jnp.dtype(config.dtype),

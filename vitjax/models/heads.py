@@ -10,6 +10,7 @@ from vitjax.config.schema import ModelConfig
 from vitjax.config.variants import ViTSize
 from vitjax.models.attention import MultiHeadDotProductAttention
 from vitjax.models.encoder import MlpBlock
+from vitjax.models.norm import LayerNorm
 from vitjax.models.sizes import num_prefix_tokens
 from vitjax.parallel.constrain import constrain
 from vitjax.parallel.mesh import BATCH_AXES
@@ -40,7 +41,7 @@ class MAPHead(nn.Module):
     probe = jnp.broadcast_to(probe.astype(dtype), (n, 1, d))
     attention = MultiHeadDotProductAttention(self.size.num_heads, dtype=dtype, param_dtype=param_dtype)
     x = attention(probe, tokens)
-    y = nn.LayerNorm(epsilon=self.config.norm_eps, dtype=dtype, param_dtype=param_dtype)(x)
+    y = LayerNorm(epsilon=self.config.norm_eps, dtype=dtype, param_dtype=param_dtype)(x)
     x = x + MlpBlock(self.size.mlp_dim, self.config.gelu, 0.0, dtype, param_dtype)(y)
     return x[:, 0]
 
@@ -54,7 +55,7 @@ def pool_tokens(tokens: Array, config: ModelConfig, size: ViTSize) -> Array:
   pooled = _pool(tokens, config, size)
   if config.final_norm == 'tokens':
     return pooled
-  norm = nn.LayerNorm(
+  norm = LayerNorm(
     epsilon=config.norm_eps,
     use_bias=size.use_norm_bias,
     dtype=jnp.float32,

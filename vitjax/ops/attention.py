@@ -88,13 +88,22 @@ def _forward(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Ar
 def _backward(saved: tuple[jax.Array, ...], g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
   query, key, value, exps, scale, out = saved  # query holds the factor 1/sqrt(e)
   g = (_heads_first(g) * scale).astype(value.dtype)
-  d_value = _product(exps, g, 2, 2)
   mean = (g.astype(jnp.float32) * out.astype(jnp.float32)).sum(axis=-1, keepdims=True)
   d_logits = (exps.astype(jnp.float32) * (_product(g, value, 3, 3) - mean)).astype(value.dtype)
   d_query = _product(d_logits, key, 3, 2) * query.shape[-1] ** -0.5
   d_key = _product(d_logits, query, 2, 2)
+  d_value = _product(exps, jax.lax.platform_dependent(g, d_logits, cpu=_after, default=lambda g, _: g), 2, 2)
   d_query, d_key, d_value = (_heads_first(d.astype(value.dtype)) for d in (d_query, d_key, d_value))
   return d_query, d_key, d_value
+
+
+def _after(g: jax.Array, d_logits: jax.Array) -> jax.Array:
+  """Returns g, computed after d_logits.
+
+  XLA:CPU runs the products for d_key and d_value on one thread each. Without this d_value comes first, since
+  d_logits is then written over the exponentials, and nothing can run beside it; with it, the two run side by side.
+  """
+  return g + d_logits[..., :1] * 0
 
 
 attend.defvjp(_forward, _backward)

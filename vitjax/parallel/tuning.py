@@ -29,10 +29,13 @@ class Tuning:
   keep_freed_memory: bool = False
 
 
+# Fewer copies of donated arrays.
+_CPU = {'xla_cpu_copy_insertion_use_region_analysis': True}
+
 # One row per class of `device_class`; benchmarks/LOG.md has the measurements.
 TUNING = {
-  'cpu': Tuning(keep_freed_memory=True),
-  'cpu-avx512': Tuning(keep_freed_memory=True, compiler_options={'xla_cpu_prefer_vector_width': 512}),
+  'cpu': Tuning(keep_freed_memory=True, compiler_options=_CPU),
+  'cpu-avx512': Tuning(keep_freed_memory=True, compiler_options={**_CPU, 'xla_cpu_prefer_vector_width': 512}),
   'gpu': Tuning(),
   'gpu-sm80': Tuning(attention='cudnn'),
   'tpu': Tuning(),

@@ -1,5 +1,8 @@
 """The same losses on any mesh, in any layer form, with and without remat and accumulation: the promise of step.py."""
 
+import functools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,9 +76,16 @@ def _by_autodiff(x, kernel, num_axes=1):
   return jnp.tensordot(x, kernel, num_axes)
 
 
+def _norm_by_autodiff(x, scale, bias, epsilon):
+  params = {'scale': scale} if bias is None else {'scale': scale, 'bias': bias}
+  return nn.LayerNorm(epsilon=epsilon, use_bias=bias is not None).apply({'params': params}, x)
+
+
 PLAIN = {
   'dense': ('vitjax.models.dense.contract', _by_autodiff),
   'attention': ('vitjax.models.attention.attend', _by_definition),
+  'norm': ('vitjax.models.norm.layer_norm', _norm_by_autodiff),
+  'gelu': ('vitjax.models.encoder.gelu_tanh', functools.partial(jax.nn.gelu, approximate=True)),
 }
 
 
