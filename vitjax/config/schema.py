@@ -88,6 +88,7 @@ class SourceConfig:
   kind: str = knob('mnist5k', 'reader', choices=('mnist5k', 'digits', 'fashion_mnist', 'image_folder', 'manifest', 'tfds', 'array_record', 'tfrecord', 'synthetic'))
   path: str | None = knob(None, 'folder or file that the reader opens (TFDS: its data_dir)')
   name: str | None = knob(None, 'TFDS data set, such as "cifar10" or "imagenet2012:5.1.0"')
+  label: str | None = knob(None, 'TFDS feature that holds the class, such as "coarse_label", or a derived one of data/derived_labels.py, such as "clevr_count"; None: "label", or the only class feature')
   split: str = knob('train', 'split, with an optional slice: "train", "train[:90%]", "train[4000:]"; sources without splits slice "all"')
   examples_per_class: int | None = knob(None, 'keep this many examples of each class, drawn with subset_seed; None: all', minimum=1)
   subset_seed: int = knob(0, 'seed of the few-example subset', minimum=0)

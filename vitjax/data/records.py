@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import io
 import json
 import mmap
@@ -11,12 +12,13 @@ import pathlib
 import re
 import struct
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from vitjax.data.decode import UnreadableError
+from vitjax.data.decode import UnreadableError, decode_image
 from vitjax.data.folders import limited
 from vitjax.data.readers import Reader, require, spread, unknown_split
 from vitjax.errors import DataError, Problem
@@ -160,23 +162,44 @@ def masked_crc32c(data: bytes) -> int:
   return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
+LabelFn = Callable[[Mapping[str, Any]], int]
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelFeature:
+  """The class id of a record's features that stands in one of them."""
+
+  name: str
+
+  def __call__(self, features: Mapping[str, Any]) -> int:
+    return int(features[self.name].int64_list.value[0])
+
+
 class ExampleReader(Reader):
   """Records that are tf.train.Example messages with an encoded image and an integer label.
 
   Args:
     shards: the files, in order.
     image_key: feature with the encoded image (one bytes value).
-    label_key: feature with the label (one int64 value).
+    label_of: from {name: Feature} to the class id; picklable.
     class_names: one per class id, or ().
+    is_binary: pixels are 0 and 1, to be shown as 0 and 255.
   """
 
   def __init__(
-    self, shards: Sequence[Shard], *, image_key: str, label_key: str, class_names: Sequence[str] = ()
+    self,
+    shards: Sequence[Shard],
+    *,
+    image_key: str,
+    label_of: LabelFn,
+    class_names: Sequence[str] = (),
+    is_binary: bool = False,
   ):
     self._shards = tuple(shards)
     self._ends = np.cumsum([shard.num_records for shard in shards])
     self._image_key = image_key
-    self._label_key = label_key
+    self._label_of = label_of
+    self._is_binary = is_binary
     self.class_names = tuple(class_names)
     self._labels: np.ndarray | None = None
 
@@ -187,11 +210,12 @@ class ExampleReader(Reader):
   def __len__(self) -> int:
     return int(self._ends[-1])
 
-  def read(self, i: int) -> tuple[bytes, int]:
+  def read(self, i: int) -> tuple[bytes | np.ndarray, int]:
     shard, j = self._locate(i)
     try:
       features = parse_example(shard.read(j))
-      return features[self._image_key].bytes_list.value[0], int(features[self._label_key].int64_list.value[0])
+      image = features[self._image_key].bytes_list.value[0]
+      return decode_image(image) * np.uint8(255) if self._is_binary else image, self._label_of(features)
     except DataError:
       raise
     except (
@@ -219,7 +243,9 @@ class ExampleReader(Reader):
         image, label = self.read(int(i))
       except UnreadableError:
         image, label = b'', -1
-      yield label.to_bytes(8, 'little', signed=True) + image
+      yield label.to_bytes(8, 'little', signed=True) + (
+        image if isinstance(image, bytes) else image.tobytes()
+      )
 
 
 def parse_example(record: bytes):
@@ -304,7 +330,7 @@ def open_records(kind: str, path: str, split: str, *, where: str) -> Reader:
       'the record layout is unknown', [Problem(f'{first.path}[0]', f'features {sorted(features)}', expected)]
     )
   names = _class_names(pathlib.Path(paths[0]).parent / CLASS_NAMES_FILE)
-  return ExampleReader(shards, image_key=image_key, label_key=label_key, class_names=names)
+  return ExampleReader(shards, image_key=image_key, label_of=LabelFeature(label_key), class_names=names)
 
 
 def _shards_of_split(kind: str, folder: pathlib.Path, split: str, *, where: str) -> list[str]:

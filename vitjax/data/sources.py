@@ -198,7 +198,7 @@ def _open_reader(config: SourceConfig, split: str, *, where: str) -> Reader:
     return embedded.open_synthetic(config.num_examples, config.num_classes, split, where=where)
   if config.kind == 'tfds':
     assert config.name is not None
-    return tfds_sets.open_tfds(config.name, path, split, where=where)
+    return tfds_sets.open_tfds(config.name, path, split, label=config.label, where=where)
   assert path is not None
   if config.kind == 'fashion_mnist':
     return embedded.open_fashion_mnist(path, split, where=where)

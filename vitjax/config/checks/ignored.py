@@ -108,7 +108,7 @@ USES = (
 # Paths relative to a source: data.source, evals.<name>.source.
 SOURCE_USES = (
   Use(('path',), 'kind', ('fashion_mnist', *_FILES)),
-  Use(('name',), 'kind', ('tfds',)),
+  Use(('name', 'label'), 'kind', ('tfds',)),
   Use(('num_examples',), 'kind', ('synthetic',)),
   Use(('max_corrupt',), 'kind', _FILES),
   Use(('subset_seed',), 'examples_per_class', test=_is_set, words='set'),
