@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from vitjax.cli.main import main
-from vitjax.config import load_config, recipe_from_json, recipe_to_config, recipe_to_json, render
+from vitjax.config import load_config, load_recipe, recipe_from_json, recipe_to_config, recipe_to_json, render
 from vitjax.config.parse import from_mapping
 from vitjax.training.metrics import read_metrics
 
@@ -16,6 +16,19 @@ FORMS = {
   'pretrain': '',
   'pretrain-imagenet21k-L16': ':data=imagenet21k,model=L/16',
   'pretrain-resnet': ':model=R50x1',
+  'pretrain-jft-H14': ':data=jft,model=H/14',
+  'augreg-i21k-B32': ':model=B/32',
+  'augreg-i1k-S16-reg': ':model=S/16,data=imagenet,reg',
+  'vit_s16': '',
+  'bit-i1k': '',
+  'bit-i21k': ':data=imagenet21k,model=R101x3',
+  'finetune-pets': ':checkpoint=PRETRAINED',
+  'finetune-imagenet-final': ':data=imagenet,checkpoint=PRETRAINED,lr=0.03,final',
+  'finetune-augreg-cifar100': ':rule=augreg,data=cifar100,model=B/32,checkpoint=PRETRAINED',
+  'finetune-bit-cifar10': ':rule=bit,data=cifar10,model=R50x1,checkpoint=PRETRAINED',
+  'vtab-caltech101': ':checkpoint=PRETRAINED',
+  'vtab-clevr_count-tune': ':task=clevr_count,tune,checkpoint=PRETRAINED',
+  'fewshot': ':imagenet',
   'quickstart': '',
   'quickstart-transfer': ':stage=transfer,shots=20',
   'quickstart-resnet': ':model=resnet',
@@ -23,7 +36,11 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize('recipe', RECIPES)
+# Recipes whose smoke form shrinks them in the same way (config/smoke.py): pretrain stands for them in the default run.
+ALIKE = ('augreg', 'bit', 'fewshot', 'finetune', 'vit_s16', 'vtab')
+
+
+@pytest.mark.parametrize('recipe', [name for name in RECIPES if name not in ALIKE])
 def test_smoke_form_trains_with_the_same_losses_each_time(recipe, tmp_path):
   losses = []
   for name in 'ab':
@@ -32,6 +49,28 @@ def test_smoke_form_trains_with_the_same_losses_each_time(recipe, tmp_path):
     assert rows[-1]['step'] == 4
     losses.append([row['train/loss'] for row in rows])
   assert losses[0] == losses[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('recipe', [*ALIKE, 'finetune-bit'])
+def test_smoke_form_of_the_others_trains(recipe, tmp_path):
+  name, _, rule = recipe.partition('-')
+  spec = f'{CONFIGS / name}.py:smoke' + (f',rule={rule},model=R50x1' if rule else '')
+  assert main(['train', f'--config={spec}', f'--workdir={tmp_path}']) == 0
+  last = read_metrics(tmp_path)[-1]
+  assert last['step'] == 4
+  if recipe == 'fewshot':
+    assert {'pets/accuracy_1shot', 'pets/accuracy_2shot'} <= last.keys()
+
+
+@pytest.mark.parametrize('recipe', ALIKE)
+def test_smoke_form_is_a_sound_recipe(recipe):
+  for arguments in (
+    [''] if recipe != 'finetune' else ['', ',rule=augreg,data=cifar10', ',rule=bit,model=R50x1']
+  ):
+    config, parsed = load_recipe(f'{CONFIGS / recipe}.py:smoke{arguments}', num_devices=8)
+    assert str(parsed.total) == '4 steps'
+    assert all(parsed.evals[name].source.kind == 'synthetic' for name in config.evals)
 
 
 @pytest.mark.parametrize('form', FORMS)

@@ -2,6 +2,7 @@
 
 vitjax eval --checkpoint=runs/mnist
 vitjax eval --checkpoint=runs/mnist --config.evals.val.source.split=all --config.evals.val.batch_size=100
+vitjax eval --checkpoint=runs/b16 --evals=configs/fewshot.py:path=TFDS_DATA_DIR
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--checkpoint', required=True, metavar='PATH', help='a workdir, or one step inside WORKDIR/checkpoints'
   )
+  parser.add_argument(
+    '--evals', metavar='FILE.py[:args]', help="evaluators of this recipe file instead of the checkpoint's own"
+  )
   parser.set_defaults(config='the recipe stored in the checkpoint')
 
 
@@ -25,7 +29,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
   import jax
 
   import vitjax
-  from vitjax.config import apply_overrides, parse_recipe, recipe_to_config
+  from vitjax.config import apply_overrides, load_config, parse_recipe, recipe_to_config
   from vitjax.data.sources import open_source
   from vitjax.errors import ConfigError, Problem
   from vitjax.evaluators import build_evaluator, eval_sources
@@ -33,7 +37,11 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
   from vitjax.parallel import make_mesh, replicated
 
   loaded = vitjax.load(args.checkpoint)
-  config = apply_overrides(recipe_to_config(loaded.recipe), overrides)
+  config = recipe_to_config(loaded.recipe)
+  if args.evals is not None:
+    config.evals = load_config(args.evals).evals
+    config.checkpoint.keep_best = None  # it may name one of those that were replaced
+  config = apply_overrides(config, overrides)
   recipe = parse_recipe(config, num_devices=jax.device_count())
   if not recipe.evals:
     raise ConfigError(
