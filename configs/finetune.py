@@ -58,12 +58,12 @@ def get_config(arg: str = ''):
     kind='tfds', name=name, split='train' if args.final else f'train[:{percent}%]'
   )
   every = f'{max(steps // 10, 100)} steps'
-  config.evals = evaluators(
-    test=evaluator(source=source_config(config.data.source, split=test), every=f'{steps} steps')
-  )
-  if not args.final:
+  if args.final:
+    test_source = source_config(config.data.source, split=test)
+    config.evals = evaluators(test=evaluator(source=test_source, every=f'{steps} steps'))
+  else:
     held_out = source_config(config.data.source, split=f'train[{percent}%:]')
-    config.evals.val = evaluator(source=held_out, every=every)
+    config.evals = evaluators(val=evaluator(source=held_out, every=every))
   config.checkpoint.every = every
   if args.rule == 'bit':
     apply_hyper_rule(config, hyper_rule(num_examples, side * side))

@@ -197,6 +197,7 @@ MUTATIONS = [
   ),
   ({'data.source.path': HERE}, 'data.source.path', 'data.source.kind'),
   ({'data.source.name': 'cifar10'}, 'data.source.name', "'tfds'"),
+  ({'data.source.label': 'coarse_label'}, 'data.source.label', "'tfds'"),
   ({'data.source.kind': 'digits', 'data.source.num_examples': 9}, 'data.source.num_examples', "'synthetic'"),
   (
     {'data.source.kind': 'digits', 'data.source.num_classes': 9},
@@ -328,8 +329,8 @@ MUTATIONS = [
 
 # Knobs of evaluators' train_source, with a value that is no default.
 TRAIN_SOURCE_VALUES = {
-  'kind': 'digits', 'path': HERE, 'name': 'cifar10', 'split': 'test', 'examples_per_class': 5, 'subset_seed': 1,
-  'num_examples': 32, 'num_classes': 3, 'max_corrupt': 1,
+  'kind': 'digits', 'path': HERE, 'name': 'cifar10', 'label': 'x', 'split': 'test', 'examples_per_class': 5,
+  'subset_seed': 1, 'num_examples': 32, 'num_classes': 3, 'max_corrupt': 1,
 }  # fmt: skip
 
 
