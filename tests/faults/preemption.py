@@ -24,7 +24,8 @@ def _restarted(workdir: pathlib.Path, num_processes: int) -> str:
   jobs = runs.together(workdir, num_processes)
   codes, _ = runs.wait_all(jobs)
   if set(codes) != {0}:
-    return f'restart: exit codes {codes}: {jobs[0].text()[-300:]}'
+    failed = next(job for job, code in zip(jobs, codes, strict=True) if code != 0)
+    return f'restart: exit codes {codes}: {failed.text()[-300:]}'
   return differs(workdir, reference(num_processes)[0])
 
 
