@@ -1,8 +1,6 @@
 """`python -m vitjax` is the `vitjax` command."""
 
-import sys
-
-from vitjax.cli.main import main
+from vitjax.cli.main import program
 
 if __name__ == '__main__':
-  sys.exit(main())
+  program()

@@ -1,10 +1,9 @@
 """`vitjax ...` whose first stretch under SLURM waits a while before each batch, so that a signal finds it training."""
 
 import os
-import sys
 import time
 
-from vitjax.cli.main import main
+from vitjax.cli.main import program
 from vitjax.data.pipeline import Batches
 
 _next = Batches.__next__
@@ -19,4 +18,4 @@ if 'SLURM_RESTART_COUNT' not in os.environ:
   Batches.__next__ = slow_next
 
 if __name__ == '__main__':
-  sys.exit(main())
+  program()

@@ -3,9 +3,8 @@
 import json
 import os
 import pathlib
-import sys
 
-from vitjax.cli.main import main
+from vitjax.cli.main import program
 from vitjax.data.pipeline import Batches
 
 _init, _next = Batches.__init__, Batches.__next__
@@ -28,4 +27,4 @@ def next_recorded(self):
 Batches.__init__, Batches.__next__ = init, next_recorded
 
 if __name__ == '__main__':
-  sys.exit(main())
+  program()

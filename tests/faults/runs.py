@@ -62,13 +62,11 @@ def _child(
   if name:
     module, function = f'injections.{name}'.split('.')[-2:]
     getattr(importlib.import_module(f'faults.{module}'), function)(**arguments)
-  from vitjax.cli.main import main
+  from vitjax.cli.main import end, main
 
   code = main(argv)
   importlib.import_module('faults.injections').finish()
-  sys.stdout.flush()
-  sys.stderr.flush()
-  sys.exit(code)
+  end(code)
 
 
 class Job:

@@ -11,9 +11,13 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import vitjax
 from vitjax.errors import EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_RUN_FAILED, VitjaxError, exit_code
+
+# All processes have done their work by then; those that are slow to leave are waited for.
+_LAST_TURN_S = 60.0
 
 COMMANDS = {
   'train': 'pretrain, fine-tune or resume a recipe; --dry_run shows what would happen',
@@ -40,6 +44,20 @@ def _overview() -> str:
     + '\n'.join(lines)
     + '\n\nfirst steps: vitjax doctor, then vitjax quickstart --workdir=runs/quickstart\n'
   )
+
+
+def program() -> NoReturn:
+  """The `vitjax` command."""
+  end(main())
+
+
+def end(code: int) -> NoReturn:
+  """Ends this process; those of a run of several in turn, the one that holds the coordination service last."""
+  if 'jax' in sys.modules and sys.modules['jax'].distributed.is_initialized():
+    from vitjax.parallel.coordination import leave
+
+    leave(code, last_s=_LAST_TURN_S)
+  sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

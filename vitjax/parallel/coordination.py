@@ -120,15 +120,23 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def leave(code: int) -> NoReturn:
-  """Ends this process at once, without Python's and jax's orderly shutdown; process 0 lets the others go first."""
+def leave(code: int, *, last_s: float = _LAST_S) -> NoReturn:
+  """Ends this process at once, without Python's and jax's orderly shutdown; process 0 lets the others go first.
+
+  At the end of a run as well: jax's own shutdown closes the service as soon as all have reached its barrier, and a
+  process that is slow to hear of it takes the closed connection for a failure, and aborts.
+
+  Args:
+    code: exit code.
+    last_s: how long process 0 waits for the others.
+  """
   for stream in (sys.stdout, sys.stderr):
     with contextlib.suppress(OSError):
       stream.flush()
   board = Board()
   if board.num_processes > 1:
     board.post(f'left/{board.rank}', str(code))
-    deadline = time.monotonic() + _LAST_S
+    deadline = time.monotonic() + last_s
     failure = read_failure()
     others = board.num_processes - (len(failure['lost']) if failure else 0)
     while board.rank == 0 and len(board.read('left')) < others and time.monotonic() < deadline:

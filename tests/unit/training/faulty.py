@@ -6,10 +6,9 @@ on takes half a second.
 
 import importlib
 import os
-import sys
 import time
 
-from vitjax.cli.main import main
+from vitjax.cli.main import program
 
 KIND, _, STEP = os.environ['FAULT'].partition('@')
 
@@ -34,4 +33,4 @@ def install():
 if __name__ == '__main__':
   if KIND:
     install()
-  sys.exit(main())
+  program()
