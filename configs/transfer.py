@@ -1,48 +1,35 @@
-"""Fine-tune a pretrained checkpoint on your own images: a folder with one sub-folder per class.
+"""Fine-tune a pretrained checkpoint on your own images; everything that follows from the images is derived.
 
-Purpose: transfer as the paper's Table 4 does it: SGD with momentum, cosine, no weight decay, clipping at 1, a higher
-resolution than in pretraining.
+Purpose: transfer with the BiT-HyperRule (arXiv 1912.11370, 3.3) at ViT's rates (arXiv 2010.11929, Table 4).
 
   vitjax train --config=configs/transfer.py:data=/path/to/images,checkpoint=runs/pretrained --workdir=runs/mine
+  vitjax train --config=configs/transfer.py:data=/path/to/images,model=S/16 --workdir=runs/mine     from scratch
   vitjax train --config=configs/transfer.py:smoke --workdir=DIR            four steps on embedded digits
 
-DATA holds train/CLASS/*.jpg and val/CLASS/*.jpg. Look at what the model will see first:
+DATA is a folder with a sub-folder per class, or with train/ and val/ (or test/) that hold those; a manifest (.csv,
+.tsv, .jsonl) with the columns image, label and perhaps split, labels being lists where images have several; a folder
+from datasets.save_to_disk or with Parquet files; or what `vitjax data prepare` wrote. Without a split, 20 % of each
+class is set aside. Size, batch, steps and rate follow from the images; they are printed with their reasons first and
+kept in the checkpoints. Afterwards WORKDIR/report holds a confusion matrix, the worst mistakes and a table per class.
+Look at what the model will see first:
   vitjax data --config=configs/transfer.py:data=/path/to/images,checkpoint=runs/pretrained --out=samples.png
-Arguments: data=FOLDER, checkpoint=WORKDIR ('' trains from scratch), model (that of the checkpoint), size (pixels),
-steps, lr, smoke.
+Arguments: data, checkpoint (whatever vitjax.load reads: a workdir, .npz, .safetensors, its folder ...; '' trains from
+scratch), model (that of the checkpoint; else B/16), size (pixels), steps, batch, lr, seed (of run and split), smoke.
 """
 
 from vitjax.config import default_config, evaluator, evaluators, parse_args, source_config
 
 
 def get_config(arg: str = ''):
-  args = parse_args(arg, data='', checkpoint='', model='B/16', size=384, steps=500, lr=0.01, smoke=False)
+  asked = {'data': '', 'checkpoint': '', 'model': '', 'size': 0, 'steps': 0, 'batch': 0, 'lr': 0.0, 'seed': 0}
+  args = parse_args(arg, smoke=False, **asked)
   config = default_config()
-  config.model.variant = args.model
-  config.data.source = source_config(kind='image_folder', path=args.data or None, split='train')
-  config.data.image_size = (args.size, args.size)
-  config.data.batch_size = 512
-  config.optim.name = 'sgd'
-  config.optim.peak_lr = args.lr
-  config.optim.momentum_dtype = 'bfloat16'
-  config.optim.weight_decay = 0.0
-  config.optim.clip_norm = 1.0
-  config.total = f'{args.steps} steps'
-  config.optim.warmup = f'{min(500, args.steps // 5)} steps'
-  config.checkpoint.every = f'{max(args.steps // 5, 1)} steps'
-  config.checkpoint.keep_best = 'val/accuracy_top1'
-  config.log.every = '20 steps'
-  config.evals = evaluators(
-    val=evaluator(
-      source=source_config(config.data.source, split='val'),
-      batch_size=512,
-      every=f'{max(args.steps // 5, 1)} steps',
-    )
-  )
-  if args.checkpoint:
-    config.init.checkpoint = args.checkpoint
   if args.smoke:
     _smoke(config)
+    return config
+  from vitjax.own_images import Asked, fit_recipe
+
+  fit_recipe(config, Asked(**{name: getattr(args, name) for name in asked}))
   return config
 
 
@@ -56,10 +43,14 @@ def _smoke(config):
   config.data.source = source_config(kind='digits', split='train[:64]')
   config.data.image_size = (32, 32)
   config.data.batch_size = 16
-  config.evals.val.source = source_config(kind='digits', split='test[:40]')
-  config.evals.val.batch_size = 16
-  config.evals.val.every = '2 steps'
-  config.checkpoint.every = '2 steps'
-  config.total = '4 steps'
+  config.optim.name = 'sgd'
+  config.optim.peak_lr = 0.01
+  config.optim.weight_decay = 0.0
   config.optim.warmup = '1 steps'
+  val = source_config(kind='digits', split='test[:40]')
+  config.evals = evaluators(val=evaluator(source=val, batch_size=16, every='2 steps'))
+  config.checkpoint.every = '2 steps'
+  config.checkpoint.keep_best = 'val/accuracy_top1'
+  config.report.evals = ('val',)
   config.log.every = '2 steps'
+  config.total = '4 steps'

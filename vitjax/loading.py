@@ -186,7 +186,7 @@ def read_run(source: Path) -> StoredRun:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Origin:
+class Origin:
   """A source as it stands, before load() changes anything; params are numpy."""
 
   config: ModelConfig
@@ -228,7 +228,7 @@ def load(
     CheckpointError: missing, damaged, unknown or ill-fitting weights: everything that does not fit, by name.
     ConfigError: arguments that make no sense together.
   """
-  origin = _read_origin(source, grid)
+  origin = read_origin(source, grid)
   _check_arguments(origin, num_classes, dtype, head)
   size = _pair(image_size) if image_size is not None else origin.image_size
   classes = origin.num_classes if num_classes is None else num_classes
@@ -252,7 +252,7 @@ def load(
       abstract,
       params,
       head='reset' if classes == 0 else head,
-      position_resize=position_resize or ('zoom' if origin.format in ('vitjax', 'npz') else 'bicubic'),
+      position_resize=position_resize or _position_resize(origin.format),
       **explain_differences(origin.config, config, old_size=origin.image_size, new_size=size),
     )
     lines.append(f'changed on loading: {report}')
@@ -266,15 +266,14 @@ def load(
   return Loaded(model, config, params, preprocess, names, origin.recipe, origin.format, '\n'.join(lines))
 
 
-def _read_origin(source: Path, grid: tuple[int, int] | None) -> _Origin:
-  """Returns what stands in `source`, told apart by what kind of file or folder it is."""
-  local = pathlib.Path(source)
-  if local.suffix in _FOREIGN_SUFFIXES or (local / 'config.json').is_file():
-    found = weights.read_weights(local, grid=grid)
+def read_origin(source: Path, grid: tuple[int, int] | None = None) -> Origin:
+  """Returns what stands in `source`, told apart by what kind of file or folder it is; arguments as of `load`."""
+  if is_foreign(source):
+    found = weights.read_weights(source, grid=grid)
     names = found.class_names or _numbered(found.num_classes)
     assumed = [f'assumed: {sentence}' for sentence in found.assumed]
     lines = (f'{source}: {found.format}, {found.report}', *assumed)
-    return _Origin(
+    return Origin(
       found.model, found.num_classes, found.image_size, found.params, found.preprocess, names, None, found.format,
       None, lines,
     )  # fmt: skip
@@ -285,7 +284,7 @@ def _read_origin(source: Path, grid: tuple[int, int] | None) -> _Origin:
   lines = [f'{source}: vitjax checkpoint of step {run.step}, digests verified']
   if filled := knobs_filled(run.meta['recipe']):
     lines.append(f'assumed: knobs newer than this checkpoint are at their defaults: {", ".join(filled)}')
-  return _Origin(
+  return Origin(
     config=config,
     num_classes=run.recipe.model.num_classes,
     image_size=run.recipe.data.image_size,
@@ -299,7 +298,56 @@ def _read_origin(source: Path, grid: tuple[int, int] | None) -> _Origin:
   )
 
 
-def _check_arguments(origin: _Origin, num_classes: int | None, dtype: str | None, head: str) -> None:
+@dataclasses.dataclass(frozen=True)
+class StartFacts:
+  """What a recipe that starts from a checkpoint has to know of it.
+
+  Attributes:
+    model: the network; num_classes None.
+    image_size: (h, w) that it was trained on, pixels.
+    preprocess: normalisation and interpolation that it expects.
+    position_resize: how its format resamples positions.
+    format: as of `Loaded`.
+  """
+
+  model: ModelConfig
+  image_size: tuple[int, int]
+  preprocess: Preprocess
+  position_resize: str
+  format: str
+
+
+def start_facts(source: Path) -> StartFacts:
+  """Returns what a recipe has to know of the checkpoint that it starts from. Of a vitjax run no array is read.
+
+  Raises:
+    CheckpointError: missing, damaged or unknown weights.
+  """
+  if is_foreign(source):
+    found = weights.read_weights(source)
+    model, size, preprocess, name = found.model, found.image_size, found.preprocess, found.format
+  else:
+    meta = read_meta(open_checkpoint(source).path)
+    recipe = recipe_from_json(meta['recipe'])
+    model, size, name = recipe.model, recipe.data.image_size, 'vitjax'
+    preprocess = Preprocess.from_json(meta['preprocess'])
+  return StartFacts(
+    dataclasses.replace(model, num_classes=None), size, preprocess, _position_resize(name), name
+  )
+
+
+def is_foreign(source: Path) -> bool:
+  """Returns whether a path looks like another framework's weights: a file of theirs, or a folder with config.json."""
+  local = pathlib.Path(source)
+  return local.suffix in _FOREIGN_SUFFIXES or (local / 'config.json').is_file()
+
+
+def _position_resize(name: str) -> str:
+  """Returns how a format's own code resamples positions."""
+  return 'zoom' if name in ('vitjax', 'npz') else 'bicubic'
+
+
+def _check_arguments(origin: Origin, num_classes: int | None, dtype: str | None, head: str) -> None:
   """Raises ConfigError for arguments that cannot be served, all of them."""
   problems = []
   if head not in ('keep', 'reset'):

@@ -28,6 +28,7 @@ ROOMS = (
   'loading',
   'exporting',
   'training',
+  'own_images',
   'analysis',
   'bench',
   'planning',

@@ -101,6 +101,11 @@ def list_steps(folder: Any) -> list[int]:
   )
 
 
+def has_checkpoints(path: Path) -> bool:
+  """Returns whether a workdir (or the folder or bucket that stands in for it) holds a committed step."""
+  return bool(list_steps(absolute(path) / CHECKPOINTS))
+
+
 def open_checkpoint(path: Path, step: int | None = None) -> StepDir:
   """Returns the step that `path` means: a workdir, its checkpoints folder, or one step's folder.
 

@@ -48,10 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: Overrides) -> int:
   """Checks the recipe before jax is imported, builds the run, trains."""
+  from vitjax.cli.environment import prepare
   from vitjax.config import expected_devices, load_recipe, parse_recipe
   from vitjax.config.processes import FLAGS
   from vitjax.errors import ConfigError, Problem
 
+  prepare()  # first, since a recipe file may look at images or weights
   profile = None if args.profile is None else parse_window(args.profile)
   if args.workdir is None and not args.dry_run:
     raise ConfigError(
@@ -67,9 +69,6 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
       'no single step to trace', [Problem('model.patch_sizes', str(recipe.model.patch_sizes), expected)]
     )
 
-  from vitjax.cli.environment import prepare
-
-  prepare()
   import jax
 
   from vitjax.parallel import distributed
@@ -79,7 +78,9 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
     flags, start_timeout_s=resilience.start_timeout_s, heartbeat_timeout_s=resilience.heartbeat_timeout_s
   )
   with distributed.hard_exit_on_exception():
-    from vitjax.config import recipe_facts
+    from vitjax.checkpoint import has_checkpoints
+    from vitjax.config import recipe_facts, render_derivation
+    from vitjax.own_images.report import look, write_report
     from vitjax.parallel.agreement import code_facts, require_same
     from vitjax.training import build, train
     from vitjax.training.timeline import Timeline
@@ -96,13 +97,23 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
 
       print(describe(run))
       return 0
+    say = print if distributed.is_main() and recipe.log.progress else _nothing
+    say(render_derivation(recipe), flush=True)
+    if recipe.report.data and not has_checkpoints(recipe.checkpoint.directory or args.workdir):
+      say('\n'.join(look(run, args.workdir)), flush=True)
     final = train(run, args.workdir, timeline=timeline, profile=profile)
+    report = write_report(run, args.workdir) if recipe.report.evals else []
   if distributed.is_main():
     for name, value in sorted(final.items()):
       print(f'{name} = {value:.6g}')
     place = recipe.checkpoint.directory or args.workdir
+    print('\n'.join(report) + '\n' * bool(report), end='')
     print(f'next: vitjax predict IMAGE --checkpoint={place}')
   return 0
+
+
+def _nothing(*_: object, **__: object) -> None:
+  """Prints nothing: another process speaks, or nobody is to be told."""
 
 
 def parse_window(text: str) -> tuple[int, int]:

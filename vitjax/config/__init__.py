@@ -44,7 +44,14 @@ from vitjax.config.knobs import KnobDoc, describe_knobs
 from vitjax.config.load import apply_overrides, load_config, load_recipe, parse_args, recipe_to_config
 from vitjax.config.parse import parse_recipe
 from vitjax.config.processes import Launch, read_launch
-from vitjax.config.render import knobs_filled, recipe_facts, recipe_from_json, recipe_to_json, render
+from vitjax.config.render import (
+  knobs_filled,
+  recipe_facts,
+  recipe_from_json,
+  recipe_to_json,
+  render,
+  render_derivation,
+)
 from vitjax.config.schema import Recipe
 
 __all__ = [
@@ -76,5 +83,6 @@ __all__ = [
   'recipe_to_config',
   'recipe_to_json',
   'render',
+  'render_derivation',
   'source_config',
 ]

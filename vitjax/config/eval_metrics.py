@@ -48,6 +48,8 @@ def best_metrics(config: EvalConfig) -> tuple[str, ...]:
     return ()
   if config.kind == 'knn':
     return tuple(knn_metric(num) for num in config.num_neighbours)
+  if config.kind == 'multilabel':
+    return ('mean_average_precision',)
   if config.kind == 'linear_probe':
     return ('accuracy_top1',)
   suffixes = size_suffixes(config).values()

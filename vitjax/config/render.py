@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from vitjax.config.schema import Recipe
 from vitjax.config.values import plain, shown
 from vitjax.errors import ConfigError, Problem
 
+# Where the reasons begin in a line of Recipe.derivation.
+DERIVATION_INDENT = 25
 _HEADLINE = 'The stored recipe does not fit this version of vitjax.'
 
 
@@ -56,6 +59,15 @@ def _read(stored: Any) -> tuple[Recipe, tuple[str, ...]]:
 def recipe_facts(recipe: Recipe) -> dict[str, Any]:
   """Returns {dotted path: JSON value} of every knob, such as {'optim.peak_lr': 0.001}: to compare two recipes by."""
   return {path: _json(value) for path, value in _leaves(to_mapping(recipe), '')}
+
+
+def render_derivation(recipe: Recipe, width: int = 100) -> str:
+  """Returns how a recipe came to its values, wrapped to `width` columns; '' for one without derivation."""
+  indent = ' ' * DERIVATION_INDENT
+  return '\n'.join(
+    textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    for line in recipe.derivation
+  )
 
 
 def render(recipe: Recipe) -> str:

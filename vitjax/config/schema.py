@@ -85,7 +85,7 @@ class ModelConfig:
 class SourceConfig:
   """Where labelled images come from."""
 
-  kind: str = knob('mnist5k', 'reader', choices=('mnist5k', 'digits', 'fashion_mnist', 'image_folder', 'manifest', 'tfds', 'array_record', 'tfrecord', 'synthetic'))
+  kind: str = knob('mnist5k', 'reader', choices=('mnist5k', 'digits', 'fashion_mnist', 'image_folder', 'manifest', 'huggingface', 'tfds', 'array_record', 'tfrecord', 'synthetic'))
   path: str | None = knob(None, 'folder or file that the reader opens (TFDS: its data_dir)')
   name: str | None = knob(None, 'TFDS data set, such as "cifar10" or "imagenet2012:5.1.0"')
   label: str | None = knob(None, 'TFDS feature that holds the class, such as "coarse_label", or a derived one of data/derived_labels.py, such as "clevr_count"; None: "label", or the only class feature')
@@ -94,6 +94,9 @@ class SourceConfig:
   subset_seed: int = knob(0, 'seed of the few-example subset', minimum=0)
   num_examples: int = knob(64, 'size of the synthetic source', unit='examples', minimum=1)
   num_classes: int | None = knob(None, 'classes of a synthetic source or of records without class names; checked against the labels', minimum=1)
+  split_seed: int | None = knob(None, "deal each split out anew with this seed before the slice is taken, every class in equal shares; None: the reader's own order", minimum=0, maximum=2**32 - 1)
+  empty_classes: str = knob('refuse', 'a class folder without any image: an error, or no class', choices=('refuse', 'leave_out'))
+  multi_label: bool = knob(False, 'an image may have several classes, or none; needs objective.loss = sigmoid')
   max_corrupt: int = knob(0, 'unreadable records tolerated before the run stops; each is counted, listed and replaced by a neighbour', unit='examples', minimum=0)
 
 
@@ -204,7 +207,7 @@ class CheckpointConfig:
 class InitConfig:
   """Where the weights of a new run come from. A workdir that already holds a checkpoint always wins."""
 
-  checkpoint: str | None = knob(None, 'vitjax workdir or checkpoint step to start from; None: random')
+  checkpoint: str | None = knob(None, 'vitjax workdir or checkpoint step, or any released file or folder that vitjax.load reads, to start from; None: random')
   head: str = knob('reset', "replace the head by a zero-initialised one and drop pre_logits, or keep both", choices=('reset', 'keep'), source='ViT B.1.1')
   position_resize: str = knob('zoom', "resampling of learned positions to another grid: scipy's corner-aligned zoom, or half-pixel bilinear / bicubic", choices=('zoom', 'bilinear', 'bicubic'), source='ViT 3.2')
 
@@ -213,12 +216,12 @@ class InitConfig:
 class EvalConfig:
   """One evaluator; every example of its split counts exactly once.
 
-  'classification' judges the head; 'fewshot', 'knn' and 'linear_probe' judge frozen features, by a small classifier
+  'classification' judges the head, 'multilabel' too, of images with several classes; 'fewshot', 'knn' and 'linear_probe' judge frozen features, by a small classifier
   that is made of the features of `train_source` and needs no head. Their classes may differ from those of
   data.source. 'attention' judges nothing: it reports how far each block looks, and the structure of positions.
   """
 
-  kind: str = knob('classification', "the evaluator: the model's own head, or its frozen features with closed-form ridge regression, nearest neighbours or logistic regression; or attention distance and position structure", choices=('classification', 'fewshot', 'knn', 'linear_probe', 'attention'))
+  kind: str = knob('classification', "the evaluator: the model's own head, or its frozen features with closed-form ridge regression, nearest neighbours or logistic regression; or attention distance and position structure", choices=('classification', 'multilabel', 'fewshot', 'knn', 'linear_probe', 'attention'))
   source: SourceConfig = dataclasses.field(default_factory=SourceConfig)
   train_source: SourceConfig = dataclasses.field(default_factory=SourceConfig)
   batch_size: int = knob(512, 'examples per evaluation step over all devices; the last batch is padded with a mask', unit='examples', minimum=1)
@@ -242,6 +245,15 @@ class LogConfig:
   every: Duration = knob(Duration(50, 'steps'), 'time between rows of metrics.jsonl')
   tensorboard: bool = knob(True, 'write TensorBoard events to WORKDIR/tensorboard')
   progress: bool = knob(True, 'show a progress bar on process 0')
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+  """What is written up for people beside the metrics, in WORKDIR/report."""
+
+  data: bool = knob(False, 'before the first step, look at the images of data.source and of the evaluators: unreadable files, duplicates, balance of classes')
+  evals: tuple[str, ...] = knob((), 'evaluators whose predictions are written up after training: confusion matrix and worst mistakes as pictures, a table per class')
+  num_mistakes: int = knob(24, 'worst mistakes shown as pictures', unit='examples', minimum=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,6 +289,8 @@ class Recipe:
   evals: dict[str, EvalConfig] = dataclasses.field(default_factory=dict)
   log: LogConfig = dataclasses.field(default_factory=LogConfig)
   resilience: ResilienceConfig = dataclasses.field(default_factory=ResilienceConfig)
+  report: ReportConfig = dataclasses.field(default_factory=ReportConfig)
   seed: int = knob(0, 'seed of initialisation, order, augmentation and dropout', minimum=0, maximum=2**32 - 1)
   total: Duration = knob(Duration(90, 'epochs'), 'length of the run and of the learning-rate schedule')
   stop_after: Duration | None = knob(None, 'end early at this point of the unchanged schedule; None: run to the end')
+  derivation: tuple[str, ...] = knob((), 'how a recipe file came to values that it took from the data or a checkpoint, a line each: shown before training, kept in checkpoints')

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vitjax.config.schema import DataConfig
 from vitjax.data.pipeline import source_index
-from vitjax.data.readers import require
+from vitjax.data.readers import Label, require
 from vitjax.data.sources import Source
 from vitjax.data.transforms import BOXES, Augment, example_rng
 from vitjax.errors import ConfigError, Problem
@@ -57,12 +58,12 @@ def contact_sheet(
   sheet = Image.new('RGB', (width, _TITLE_HEIGHT + rows * (_CELL + _LABEL_HEIGHT + _GAP)), _PAPER)
   draw = ImageDraw.Draw(sheet)
   title = f'{source.kind}  {source.split}'
-  draw.text((_GAP, 10), _fitted(title, _font(18), width - 2 * _GAP), fill=_INK, font=_font(18))
+  draw.text((_GAP, 10), fitted(title, font(18), width - 2 * _GAP), fill=_INK, font=font(18))
   draw.text(
     (_GAP, 34),
-    _fitted(_subtitle(config, source, seed), _font(12), width - 2 * _GAP),
+    fitted(_subtitle(config, source, seed), font(12), width - 2 * _GAP),
     fill=_MUTED,
-    font=_font(12),
+    font=font(12),
   )
   images, labels = [], []
   for position in range(rows * columns):
@@ -71,14 +72,14 @@ def contact_sheet(
     images.append(augment(image, example_rng(seed, position)))
     labels.append(label)
   for position, (image, label) in enumerate(zip(_on_device(config, images, seed), labels, strict=True)):
-    tile = _enlarged(image)
+    drawn = tile(image, _CELL)
     row, column = divmod(position, columns)
     left, top = _GAP + column * (_CELL + _GAP), _TITLE_HEIGHT + row * (_CELL + _LABEL_HEIGHT + _GAP)
-    x, y = left + (_CELL - tile.width) // 2, top + (_CELL - tile.height) // 2
-    draw.rectangle((x - 1, y - 1, x + tile.width, y + tile.height), outline=_FRAME)
-    sheet.paste(tile, (x, y))
-    text = _fitted(_caption(source.class_names[label], label), _font(13), _CELL)
-    draw.text((left + _CELL / 2, top + _CELL + 4), text, fill=_INK, font=_font(13), anchor='ma')
+    x, y = left + (_CELL - drawn.width) // 2, top + (_CELL - drawn.height) // 2
+    draw.rectangle((x - 1, y - 1, x + drawn.width, y + drawn.height), outline=_FRAME)
+    sheet.paste(drawn, (x, y))
+    text = fitted(caption(source.class_names, label), font(13), _CELL)
+    draw.text((left + _CELL / 2, top + _CELL + 4), text, fill=_INK, font=font(13), anchor='ma')
   target.parent.mkdir(parents=True, exist_ok=True)
   sheet.save(target)
   return target
@@ -122,31 +123,38 @@ def _augmentations(config: DataConfig) -> list[str]:
   return [name for name, on in names.items() if on]
 
 
-def _caption(name: str, label: int) -> str:
+def caption(class_names: Sequence[str], label: Label) -> str:
+  """Returns the name of an image's class, or of each of its classes."""
+  if isinstance(label, int):
+    return printable(class_names[label], label)
+  return ', '.join(printable(class_names[i], int(i)) for i in np.flatnonzero(label)) or 'no class'
+
+
+def printable(name: str, label: int) -> str:
   """Returns the class name, with its id in front where the font has no glyphs (Chinese, emoji, ...)."""
   return f'{label}: {name}' if any(ord(letter) >= _FIRST_WITHOUT_GLYPH for letter in name) else name
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.FreeTypeFont:
   """Returns DejaVu Sans, which comes with matplotlib and covers most alphabets."""
   matplotlib = require('matplotlib', 'matplotlib', where='contact sheet')
   return ImageFont.truetype(pathlib.Path(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf'), size)
 
 
-def _fitted(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def fitted(text: str, face: ImageFont.FreeTypeFont, width: int) -> str:
   """Returns `text`, cut with an ellipsis where it is wider than `width` pixels."""
-  if font.getlength(text) <= width:
+  if face.getlength(text) <= width:
     return text
-  kept = next(n for n in range(len(text) - 1, -1, -1) if font.getlength(text[:n] + '…') <= width)
+  kept = next(n for n in range(len(text) - 1, -1, -1) if face.getlength(text[:n] + '…') <= width)
   return text[:kept] + '…'
 
 
-def _enlarged(image: np.ndarray) -> Image.Image:
-  """Returns the image scaled into a cell: by a whole factor when smaller, smoothly when larger."""
-  tile = Image.fromarray(image)
-  larger = max(tile.size)
-  if larger <= _CELL:
-    factor = _CELL // larger
-    return tile.resize((tile.width * factor, tile.height * factor), Image.Resampling.NEAREST)
-  size = tuple(max(round(side * _CELL / larger), 1) for side in tile.size)
-  return tile.resize((size[0], size[1]), Image.Resampling.LANCZOS)
+def tile(image: np.ndarray, cell: int) -> Image.Image:
+  """Returns an image uint8 [h, w, 3] scaled into `cell` pixels: by a whole factor, or smoothly when it is larger."""
+  picture = Image.fromarray(image)
+  larger = max(picture.size)
+  if larger <= cell:
+    factor = cell // larger
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+  size = tuple(max(round(side * cell / larger), 1) for side in picture.size)
+  return picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)

@@ -1,9 +1,7 @@
-"""Images as files: one folder per class, or a manifest (CSV, TSV or JSON lines) of images and labels."""
+"""Images as files: one folder per class, below a folder per split or not."""
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import pathlib
 from collections import Counter
@@ -12,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from vitjax.data.decode import UnreadableError
-from vitjax.data.readers import MAX_STATS, Reader, spread, unknown_split
+from vitjax.data.readers import MAX_STATS, Label, Reader, as_label, spread, unknown_split
 from vitjax.data.splits import stratified_order
 from vitjax.errors import DataError, Problem
 
@@ -39,7 +37,6 @@ SPLIT_FOLDERS = {
   'val': ('val', 'valid', 'validation'),
   'test': ('test', 'testing'),
 }
-CLASSES_FILE = 'classes.txt'
 _ORDER_SEED = 20_201_022
 _MAX_LISTED = 20
 
@@ -63,7 +60,7 @@ class FileReader(Reader):
   Args:
     root: the folder that `files` are relative to.
     files: relative paths (absolute ones stay as they are).
-    labels: one class id per file.
+    labels: one class id per file; or uint8 [n, v], a row of zeros and ones per file.
     class_names: one per class id, or ().
     notes: remarks, such as files that were skipped.
   """
@@ -78,16 +75,17 @@ class FileReader(Reader):
   ):
     self._root = str(root)
     self._files = tuple(files)
-    self._labels = np.asarray(labels, np.int64)
+    labels = np.asarray(labels)
+    self._labels = labels if labels.ndim == 2 else labels.astype(np.int64)
     self.class_names = tuple(class_names)
     self.notes = tuple(notes)
 
   def __len__(self) -> int:
     return len(self._files)
 
-  def read(self, i: int) -> tuple[bytes, int]:
+  def read(self, i: int) -> tuple[bytes, Label]:
     try:
-      return _read_file(self.name_of(i)), int(self._labels[i])
+      return _read_file(self.name_of(i)), as_label(self._labels[i])
     except OSError as error:
       raise UnreadableError(self.name_of(i), error.strerror or str(error)) from error
 
@@ -109,7 +107,7 @@ class FileReader(Reader):
       yield size.to_bytes(8, 'little', signed=True)
 
 
-def open_image_folder(path: str, split: str, *, where: str) -> Reader:
+def open_image_folder(path: str, split: str, *, where: str, empty_classes: str = 'refuse') -> Reader:
   """Returns the images below `path`: one sub-folder per class, or one per split that holds one per class.
 
   With split folders (train, val or validation, test, and nothing beside them) `split` picks one and 'all'
@@ -117,6 +115,12 @@ def open_image_folder(path: str, split: str, *, where: str) -> Reader:
   split folders everything is both 'train' and 'all'. Class ids follow the sorted folder names. Files are put
   into a fixed stratified order, so 'train[:90%]' holds 90 % of each class. Hidden files are skipped; files
   that are not images by their suffix are skipped and counted in `notes`.
+
+  Args:
+    path: the folder.
+    split: which images.
+    where: the source's dotted path, for messages.
+    empty_classes: a class folder that holds no image in any split: 'refuse' it, or 'leave_out' the class, with a note.
 
   Raises:
     DataError: there is no such folder, no class folder, a class without training images, or no such split.
@@ -128,11 +132,15 @@ def open_image_folder(path: str, split: str, *, where: str) -> Reader:
       'the image folder cannot be opened', [Problem(str(root), found, 'a folder', f'Set {where}.path')]
     )
   groups = _split_folders(root)
-  name = _canonical_split(split)
+  name = canonical_split(split)
   if name != 'all' and name not in groups:
     hint = 'Slice it: "train[:90%]" and "train[90%:]"' if groups == {'train': root} else ''
     raise unknown_split(where, split, (*groups, 'all'), f'These are the splits of {root}. {hint}'.rstrip())
   class_names = sorted({folder.name for group in groups.values() for folder in _subfolders(group)})
+  left_out: list[str] = []
+  if empty_classes == 'leave_out':
+    left_out = [each for each in class_names if not any(_has_images(g / each) for g in groups.values())]
+    class_names = [each for each in class_names if each not in left_out]
   if not class_names:
     hint = 'Put each image into a folder named after its class, or write a manifest (kind "manifest")'
     raise DataError('no class folders', [Problem(str(root), 'no sub-folders', 'one folder per class', hint)])
@@ -146,7 +154,9 @@ def open_image_folder(path: str, split: str, *, where: str) -> Reader:
       files += [os.path.relpath(image, root) for image in images]
       labels += [label] * len(images)
       skipped += others
-  notes = _skipped_note(skipped)
+  notes = _skipped_note(skipped) + (
+    (f'class folders without an image, left out: {_shortened(left_out)}',) if left_out else ()
+  )
   empty = [class_names[label] for label in sorted(set(range(len(class_names))) - set(labels))]
   if empty and (name in ('train', 'all') or not files):
     folder = root if name == 'all' else groups[name]
@@ -175,14 +185,15 @@ def folder_splits(path: str | os.PathLike[str]) -> tuple[str, ...]:
   return () if groups == {'train': root} else tuple(name for name in SPLIT_FOLDERS if name in groups)
 
 
-def _canonical_split(name: str) -> str:
+def canonical_split(name: str) -> str:
+  """Returns 'train', 'val' or 'test' for what a split folder may be called, any other name as it is."""
   return next((split for split, aliases in SPLIT_FOLDERS.items() if name.lower() in aliases), name)
 
 
 def _split_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
   """Returns {split: its folder}; {'train': root} when a sub-folder is no split's (it is a class)."""
   folders = _subfolders(root)
-  splits = {_canonical_split(folder.name): folder for folder in folders}
+  splits = {canonical_split(folder.name): folder for folder in folders}
   is_layout = bool(folders) and set(splits) <= set(SPLIT_FOLDERS) and len(splits) == len(folders)
   return splits if is_layout else {'train': root}
 
@@ -204,6 +215,10 @@ def _images_below(folder: pathlib.Path) -> tuple[list[str], list[str]]:
   return images, others
 
 
+def _has_images(folder: pathlib.Path) -> bool:
+  return bool(_images_below(folder)[0])
+
+
 def _skipped_note(names: Sequence[str]) -> tuple[str, ...]:
   if not names:
     return ()
@@ -216,124 +231,6 @@ def _skipped_note(names: Sequence[str]) -> tuple[str, ...]:
 
 def _shortened(names: Sequence[str]) -> str:
   return ', '.join(names[:5]) + (', ...' if len(names) > 5 else '')
-
-
-def open_manifest(path: str, split: str, *, num_classes: int | None, where: str) -> Reader:
-  """Returns the images that a manifest lists, in its order.
-
-  A manifest is a .csv or .tsv file with a header, or a .jsonl file with one object per line; the columns
-  `image` and `label` are read, others ignored. Relative image paths start at the manifest's folder. Labels
-  are class ids when all of them are whole numbers, class names otherwise. Names are numbered in sorted order,
-  or by a file classes.txt (one name per line) beside the manifest, which keeps the ids of several manifests
-  equal.
-
-  Raises:
-    DataError: listing every row that cannot be used.
-  """
-  manifest = pathlib.Path(path).expanduser()
-  if split not in ('train', 'all'):
-    raise unknown_split(
-      where, split, ('all', 'train'), 'A manifest is one split; write one file per split, or slice "all"'
-    )
-  if not manifest.is_file():
-    raise DataError(
-      'the manifest cannot be opened', [Problem(str(manifest), 'no such file', 'a .csv, .tsv or .jsonl file')]
-    )
-  try:
-    rows = _manifest_rows(manifest)
-  except (UnicodeDecodeError, csv.Error) as error:
-    raise DataError(
-      'the manifest cannot be read', [Problem(str(manifest), str(error), 'UTF-8 text')]
-    ) from error
-  problems = [Problem(f'{manifest}:{line}', '', reason) for line, image, label, reason in rows if reason]
-  files = [image for _, image, _, _ in rows]
-  texts = [label for _, _, label, _ in rows]
-  class_names = _read_classes(manifest.parent / CLASSES_FILE)
-  if not rows:
-    problems.append(Problem(str(manifest), '0 rows', 'one row per image'))
-  elif not problems:
-    labels, class_names, problems = _manifest_labels(
-      texts, class_names, num_classes, [f'{manifest}:{row[0]}' for row in rows]
-    )
-    problems += [
-      Problem(f'{manifest}:{rows[i][0]}', files[i], 'an existing file', f'Paths start at {manifest.parent}')
-      for i in spread(len(rows), MAX_STATS)
-      if not (manifest.parent / files[i]).is_file()
-    ]
-  if problems:
-    raise DataError(f'{len(problems)} problems in the manifest', limited(problems))
-  return FileReader(manifest.parent, files, labels, class_names)
-
-
-def _manifest_rows(manifest: pathlib.Path) -> list[tuple[int, str, str, str]]:
-  """Returns (line, image, label, what is wrong or '') per row."""
-  suffix = manifest.suffix.lower()
-  rows: list[tuple[int, str, str, str]] = []
-  with manifest.open(encoding='utf-8-sig', newline='') as file:
-    if suffix in ('.csv', '.tsv'):
-      table = csv.DictReader(file, delimiter='\t' if suffix == '.tsv' else ',')
-      missing = [column for column in ('image', 'label') if column not in (table.fieldnames or ())]
-      if missing:
-        return [(1, '', '', f'a header with the columns image and label (missing: {", ".join(missing)})')]
-      for row in table:
-        rows.append(_checked_row(table.line_num, row['image'], row['label']))
-    elif suffix in ('.jsonl', '.ndjson'):
-      for line, text in enumerate(file, start=1):
-        if text.strip():
-          rows.append(_json_row(line, text))
-    else:
-      return [(1, '', '', f'a file named .csv, .tsv or .jsonl, not {suffix!r}')]
-  return rows
-
-
-def _json_row(line: int, text: str) -> tuple[int, str, str, str]:
-  try:
-    row = json.loads(text)
-  except ValueError as error:
-    return line, '', '', f'a JSON object ({error})'
-  if not isinstance(row, dict) or not {'image', 'label'} <= row.keys():
-    return line, '', '', 'a JSON object with the keys image and label'
-  if isinstance(row['label'], bool) or not isinstance(row['label'], int | str):
-    return line, '', '', f'a label that is a name or a whole number, not {row["label"]!r}'
-  return _checked_row(line, row['image'], str(row['label']))
-
-
-def _checked_row(line: int, image: object, label: object) -> tuple[int, str, str, str]:
-  if not isinstance(image, str) or not image.strip():
-    return line, '', '', 'an image path'
-  if not isinstance(label, str) or not label.strip():
-    return line, image, '', 'a label'
-  return line, image, label.strip(), ''
-
-
-def _read_classes(path: pathlib.Path) -> tuple[str, ...]:
-  """Returns the names in classes.txt, () when there is none."""
-  if not path.is_file():
-    return ()
-  return tuple(line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines() if line.strip())
-
-
-def _manifest_labels(
-  texts: Sequence[str], names: tuple[str, ...], num_classes: int | None, rows: Sequence[str]
-) -> tuple[list[int], tuple[str, ...], list[Problem]]:
-  """Returns class ids, class names and the problems of label texts."""
-  try:
-    labels = [int(text) for text in texts]
-  except ValueError:
-    names = names or tuple(sorted(set(texts)))
-    ids = {name: label for label, name in enumerate(names)}
-    known = f'one of the {len(names)} names in {CLASSES_FILE}'
-    problems = [
-      Problem(row, repr(text), known) for row, text in zip(rows, texts, strict=True) if text not in ids
-    ]
-    return [ids[text] if text in ids else -1 for text in texts], names, problems
-  limit = len(names) or num_classes or max(labels) + 1
-  problems = [
-    Problem(row, str(label), f'a label from 0 to {limit - 1}')
-    for row, label in zip(rows, labels, strict=True)
-    if not 0 <= label < limit
-  ]
-  return labels, names or tuple(str(label) for label in range(limit)), problems
 
 
 def limited(problems: Sequence[Problem], most: int = _MAX_LISTED) -> list[Problem]:

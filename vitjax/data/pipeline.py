@@ -24,6 +24,7 @@ from vitjax.config.schema import DataConfig, EvalConfig
 from vitjax.data.decode import UnreadableError
 from vitjax.data.folders import limited
 from vitjax.data.preprocess import Preprocess
+from vitjax.data.readers import Label
 from vitjax.data.sources import Source
 from vitjax.data.transforms import Augment, example_rng
 from vitjax.data.workers import init_worker, start_workers
@@ -32,7 +33,7 @@ from vitjax.errors import ConfigError, DataError, Problem
 log = logging.getLogger('vitjax')
 
 Batch = dict[str, np.ndarray]
-_Row = dict[str, int]
+_Row = dict[str, Label]
 
 # Training has no end of its own; this many steps are as good as endless, and products with batch sizes stay
 # in int64.
@@ -116,9 +117,9 @@ class _TrainExample(_Example):
         continue
       except DataError:
         out[:] = 0
-        return _row(0, asked, asked, _FATAL)
+        return _row(self.source.no_label, asked, asked, _FATAL)
     out[:] = 0
-    return _row(0, (asked + candidates) % len(self.source), asked, candidates)
+    return _row(self.source.no_label, (asked + candidates) % len(self.source), asked, candidates)
 
 
 class _EvalExample(_Example):
@@ -142,7 +143,7 @@ class _EvalExample(_Example):
       except DataError:
         skipped = _FATAL
     out[:] = 0
-    return {**_row(0, index, index, skipped), 'weight': 0}
+    return {**_row(self.source.no_label, index, index, skipped), 'weight': 0}
 
 
 def _chunk_size(config: DataConfig, local_size: int) -> int:
@@ -161,7 +162,7 @@ def _num_threads(config: DataConfig) -> int:
   return min(max(cores // max(config.num_workers, 1), 2), 16)
 
 
-def _row(label: int, index: int, asked: int, skipped: int) -> _Row:
+def _row(label: Label, index: int, asked: int, skipped: int) -> _Row:
   return {'label': label, 'index': index, 'asked': asked, 'skipped': skipped}
 
 
@@ -324,10 +325,10 @@ def train_batches(
   """Returns the endless stream of training batches from `start_step` on. Host-side; batches are local.
 
   A batch is {'image': uint8 [b, h, w, 3], 'label': int32 [b], 'index': int64 [b]} with b = batch_size /
-  process_count; 'index' is the example's id in `source`. Stacking the processes' batches in rank order gives
-  the global batch, the same for every process_count. Every run of len(source) positions holds each example
-  once; batches run across the ends of epochs. A damaged record is replaced by the next readable one of the
-  source, up to `max_corrupt` of them.
+  process_count ('label' is [b, v], zeros and ones, where images have several classes); 'index' is the example's id
+  in `source`. Stacking the processes' batches in rank order gives the global batch, the same for every
+  process_count. Every run of len(source) positions holds each example once; batches run across the ends of
+  epochs. A damaged record is replaced by the next readable one of the source, up to `max_corrupt` of them.
 
   Args:
     config: sizes, augmentation, threads. config.source is not looked at.

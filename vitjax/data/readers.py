@@ -14,6 +14,8 @@ from vitjax.errors import DataError, Problem
 
 # Files looked at one by one when a source opens (existence, size). Beyond this many, an even sample of them.
 MAX_STATS = 50_000
+# The class id of an image; or uint8 [v], 1 for each of its classes, where it may have several.
+Label = int | np.ndarray
 
 
 class Reader(abc.ABC):
@@ -32,7 +34,7 @@ class Reader(abc.ABC):
     """Returns the number of records."""
 
   @abc.abstractmethod
-  def read(self, i: int) -> tuple[np.ndarray | bytes, int]:
+  def read(self, i: int) -> tuple[np.ndarray | bytes, Label]:
     """Returns record i: uint8 [h, w, 3] or an encoded image, and the label.
 
     Raises:
@@ -41,7 +43,10 @@ class Reader(abc.ABC):
 
   @abc.abstractmethod
   def labels(self) -> np.ndarray:
-    """Returns int64 [n], all labels. Reads every record where labels are stored beside the images."""
+    """Returns int64 [n], all labels; uint8 [n, v] where an image may have several classes.
+
+    Reads every record where labels are stored beside the images.
+    """
 
   @abc.abstractmethod
   def name_of(self, i: int) -> str:
@@ -106,7 +111,7 @@ class ConcatReader(Reader):
   def __len__(self) -> int:
     return int(self._ends[-1])
 
-  def read(self, i: int) -> tuple[np.ndarray | bytes, int]:
+  def read(self, i: int) -> tuple[np.ndarray | bytes, Label]:
     reader, j = self._locate(i)
     return reader.read(j)
 
@@ -121,6 +126,11 @@ class ConcatReader(Reader):
     for reader in self._readers:
       yield len(reader).to_bytes(8, 'little')
       yield from reader.digest_parts()
+
+
+def as_label(value: np.ndarray) -> Label:
+  """Returns one row of `labels()`: a number, or the array of an image with several classes."""
+  return int(value) if value.ndim == 0 else value
 
 
 def require(module: str, package: str, *, where: str) -> ModuleType:

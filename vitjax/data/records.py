@@ -20,10 +20,12 @@ from PIL import Image
 
 from vitjax.data.decode import UnreadableError, decode_image
 from vitjax.data.folders import limited
-from vitjax.data.readers import Reader, require, spread, unknown_split
+from vitjax.data.readers import Label, Reader, require, spread, unknown_split
 from vitjax.errors import DataError, Problem
 
 CLASS_NAMES_FILE = 'class_names.json'
+# What `vitjax data prepare` notes beside its shards.
+PREPARED_FILE = 'prepared.json'
 IMAGE_KEYS = ('image', 'image/encoded')
 LABEL_KEYS = ('label', 'image/class/label')
 _NUM_SAMPLED = 64
@@ -162,7 +164,7 @@ def masked_crc32c(data: bytes) -> int:
   return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-LabelFn = Callable[[Mapping[str, Any]], int]
+LabelFn = Callable[[Mapping[str, Any]], Label]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,13 +177,27 @@ class LabelFeature:
     return int(features[self.name].int64_list.value[0])
 
 
+@dataclasses.dataclass(frozen=True)
+class LabelList:
+  """The classes of a record whose feature lists their ids: uint8 [num_classes], zeros and ones."""
+
+  key: str
+  num_classes: int
+
+  def __call__(self, features: Mapping[str, Any]) -> np.ndarray:
+    label = np.zeros(self.num_classes, np.uint8)
+    # A list without elements may leave no feature behind.
+    label[[*features[self.key].int64_list.value] if self.key in features else []] = 1
+    return label
+
+
 class ExampleReader(Reader):
   """Records that are tf.train.Example messages with an encoded image and an integer label.
 
   Args:
     shards: the files, in order.
     image_key: feature with the encoded image (one bytes value).
-    label_of: from {name: Feature} to the class id; picklable.
+    label_of: from {name: Feature} to the label; picklable.
     class_names: one per class id, or ().
     is_binary: pixels are 0 and 1, to be shown as 0 and 255.
   """
@@ -210,7 +226,7 @@ class ExampleReader(Reader):
   def __len__(self) -> int:
     return int(self._ends[-1])
 
-  def read(self, i: int) -> tuple[bytes | np.ndarray, int]:
+  def read(self, i: int) -> tuple[bytes | np.ndarray, Label]:
     shard, j = self._locate(i)
     try:
       features = parse_example(shard.read(j))
@@ -227,7 +243,8 @@ class ExampleReader(Reader):
 
   def labels(self) -> np.ndarray:
     if self._labels is None:
-      self._labels = np.array([self.read(i)[1] for i in range(len(self))], np.int64)
+      labels = np.array([self.read(i)[1] for i in range(len(self))])
+      self._labels = labels if labels.ndim == 2 else labels.astype(np.int64)
     return self._labels
 
   def name_of(self, i: int) -> str:
@@ -243,9 +260,8 @@ class ExampleReader(Reader):
         image, label = self.read(int(i))
       except UnreadableError:
         image, label = b'', -1
-      yield label.to_bytes(8, 'little', signed=True) + (
-        image if isinstance(image, bytes) else image.tobytes()
-      )
+      yield label.tobytes() if isinstance(label, np.ndarray) else label.to_bytes(8, 'little', signed=True)
+      yield image if isinstance(image, bytes) else image.tobytes()
 
 
 def parse_example(record: bytes):
@@ -283,7 +299,7 @@ def make_shards(kind: str, paths: Sequence[str], lengths: Sequence[int] | None =
   return shards
 
 
-def open_records(kind: str, path: str, split: str, *, where: str) -> Reader:
+def open_records(kind: str, path: str, split: str, *, where: str, multi_label: bool = False) -> Reader:
   """Returns the records of ArrayRecord or TFRecord files.
 
   Record layout: a serialised tf.train.Example with the encoded image (JPEG, PNG, ...) under `image` and its
@@ -330,17 +346,40 @@ def open_records(kind: str, path: str, split: str, *, where: str) -> Reader:
       'the record layout is unknown', [Problem(f'{first.path}[0]', f'features {sorted(features)}', expected)]
     )
   names = _class_names(pathlib.Path(paths[0]).parent / CLASS_NAMES_FILE)
-  return ExampleReader(shards, image_key=image_key, label_of=LabelFeature(label_key), class_names=names)
+  if multi_label and not names:
+    problem = Problem(
+      paths[0], '', f'a file {CLASS_NAMES_FILE} beside the shards, since records list their classes'
+    )
+    raise DataError('the classes are unknown', [problem])
+  label_of = LabelList(label_key, len(names)) if multi_label else LabelFeature(label_key)
+  return ExampleReader(shards, image_key=image_key, label_of=label_of, class_names=names)
 
 
-def _shards_of_split(kind: str, folder: pathlib.Path, split: str, *, where: str) -> list[str]:
-  """Returns the shard files of one split, complete and in order."""
+def record_splits(kind: str, folder: pathlib.Path) -> tuple[str, ...]:
+  """Returns the splits that have shards in a folder."""
+  return tuple(_shards(kind, folder))
+
+
+def are_multi_label(folder: pathlib.Path) -> bool:
+  """Returns whether records list their classes, as `vitjax data prepare` has noted beside them."""
+  note = folder / PREPARED_FILE
+  return note.is_file() and bool(json.loads(note.read_text(encoding='utf-8'))['multi_label'])
+
+
+def _shards(kind: str, folder: pathlib.Path) -> dict[str, list[tuple[int, int, str]]]:
+  """Returns (number, how many, file) of every shard, by split."""
   by_split: dict[str, list[tuple[int, int, str]]] = {}
   for file in sorted(folder.iterdir()):
     match = _SHARD_NAME.fullmatch(file.name) if kind in file.name else None
     if match:
       number, total = int(match['i'] or match['i2'] or 0), int(match['n'] or match['n2'] or 1)
       by_split.setdefault(match['split'], []).append((number, total, str(file)))
+  return by_split
+
+
+def _shards_of_split(kind: str, folder: pathlib.Path, split: str, *, where: str) -> list[str]:
+  """Returns the shard files of one split, complete and in order."""
+  by_split = _shards(kind, folder)
   if not by_split:
     hint = f'Shards are named like train-00000-of-00002.{kind}; other names can be given as a glob'
     raise DataError('no shards', [Problem(str(folder), f'no {kind} files', 'at least one', hint)])
@@ -376,7 +415,7 @@ def _class_names(path: pathlib.Path) -> tuple[str, ...]:
 
 def write_array_record(
   folder: str | os.PathLike[str],
-  examples: Iterable[tuple[bytes | np.ndarray, int]],
+  examples: Iterable[tuple[bytes | np.ndarray, Label]],
   *,
   split: str = 'train',
   num_shards: int = 1,
@@ -405,8 +444,8 @@ def write_array_record(
   return paths
 
 
-def encode_example(image: bytes | np.ndarray, label: int) -> bytes:
-  """Returns one labelled image as a serialised tf.train.Example; arrays are stored as PNG."""
+def encode_example(image: bytes | np.ndarray, label: Label) -> bytes:
+  """Returns one labelled image as a serialised tf.train.Example; arrays are stored as PNG, uint8 [v] as lists."""
   if isinstance(image, np.ndarray):
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, 'PNG')
@@ -414,5 +453,6 @@ def encode_example(image: bytes | np.ndarray, label: int) -> bytes:
   proto = require('tensorflow_datasets.proto', 'tensorflow-datasets', where='tf.train.Example records')
   example = proto.tf_example_pb2.Example()
   example.features.feature['image'].bytes_list.value.append(image)
-  example.features.feature['label'].int64_list.value.append(int(label))
+  ids = np.flatnonzero(label).tolist() if isinstance(label, np.ndarray) else [int(label)]
+  example.features.feature['label'].int64_list.value.extend(ids)
   return example.SerializeToString(deterministic=True)

@@ -11,23 +11,23 @@ from typing import TypedDict
 import numpy as np
 
 from vitjax.config.schema import SourceConfig
-from vitjax.data import embedded, folders, records, tfds_sets
+from vitjax.data import arrow_sets, embedded, folders, manifests, records, tfds_sets
 from vitjax.data.decode import decode_image
-from vitjax.data.readers import ConcatReader, Reader
-from vitjax.data.splits import few_per_class, parse_split
+from vitjax.data.readers import ConcatReader, Label, Reader
+from vitjax.data.splits import few_per_class, parse_split, stratified_order
 from vitjax.errors import ConfigError, DataError, Problem
 
 # Which kinds need a knob; the others refuse it, since an ignored setting is a mistake.
-_NEEDS_PATH = ('fashion_mnist', 'image_folder', 'manifest', 'array_record', 'tfrecord')
+_NEEDS_PATH = ('fashion_mnist', 'image_folder', 'manifest', 'huggingface', 'array_record', 'tfrecord')
 _TAKES_PATH = (*_NEEDS_PATH, 'tfds')
 _FINGERPRINT_VERSION = b'vitjax-data-1'
 
 
 class Record(TypedDict):
-  """One labelled image as it is stored: uint8 [h, w, 3] or an encoded file, and its class id."""
+  """One labelled image as it is stored: uint8 [h, w, 3] or an encoded file, and its class id (or uint8 [v])."""
 
   image: np.ndarray | bytes
-  label: int
+  label: Label
 
 
 class Source:
@@ -39,6 +39,7 @@ class Source:
     class_names: one name per class id; always `num_classes` of them.
     notes: remarks for the log, such as files that were skipped.
     max_corrupt: unreadable records that the pipeline tolerates.
+    multi_label: an image may have several classes or none: labels are uint8 [num_classes], zeros and ones.
   """
 
   def __init__(
@@ -49,6 +50,7 @@ class Source:
     self.class_names = class_names
     self.notes = reader.notes
     self.max_corrupt = config.max_corrupt
+    self.multi_label = config.multi_label
     self.where = where
     self._reader = reader
     self._index = index
@@ -57,6 +59,11 @@ class Source:
   def num_classes(self) -> int:
     """Returns the number of classes; labels lie in [0, num_classes)."""
     return len(self.class_names)
+
+  @property
+  def no_label(self) -> Label:
+    """Returns what stands in a batch where there is no example: 0, or uint8 [num_classes] zeros."""
+    return np.zeros(self.num_classes, np.uint8) if self.multi_label else 0
 
   def __len__(self) -> int:
     return len(self._index)
@@ -72,11 +79,11 @@ class Source:
     if not 0 <= i < len(self):
       raise IndexError(f'example {i} of {len(self)}')
     image, label = self._reader.read(int(self._index[i]))
-    if not 0 <= label < self.num_classes:
+    if not self.multi_label and not 0 <= label < self.num_classes:
       raise self._label_error([i], [label])
     return {'image': image, 'label': label}
 
-  def load(self, i: int) -> tuple[np.ndarray, int]:
+  def load(self, i: int) -> tuple[np.ndarray, Label]:
     """Returns example i decoded: uint8 [h, w, 3] and label. Raises as [i] does, and for damaged images."""
     record = self[i]
     image = record['image']
@@ -89,12 +96,14 @@ class Source:
     return self._reader.name_of(int(self._index[i]))
 
   def labels(self) -> np.ndarray:
-    """Returns int64 [n], the labels of all examples; record files are read through once for it.
+    """Returns int64 [n] (multi_label: uint8 [n, v]) of all examples; record files are read through once for it.
 
     Raises:
       DataError: naming the records whose label is out of range.
     """
     labels = self._reader.labels()[self._index]
+    if self.multi_label:
+      return labels
     wrong = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
     if len(wrong):
       raise self._label_error([int(i) for i in wrong], labels[wrong].tolist())
@@ -154,7 +163,7 @@ def open_source(config: SourceConfig, *, where: str = 'data.source') -> Source:
   ranges = []
   for part in parts:
     low, high = part.bounds(len(readers[part.name]))
-    ranges.append(np.arange(low, high, dtype=np.int64) + starts[part.name])
+    ranges.append(_order(config, readers[part.name])[low:high] + starts[part.name])
   index = np.concatenate(ranges)
   if not len(index):
     sizes = ', '.join(f'{name} has {len(readers[name])}' for name in names)
@@ -169,6 +178,15 @@ def open_source(config: SourceConfig, *, where: str = 'data.source') -> Source:
   reader = readers[names[0]] if len(names) == 1 else ConcatReader([readers[name] for name in names])
   source = Source(config, reader, index, _class_names(config, reader, where), where=where)
   return source if config.examples_per_class is None else _subset(config, source, reader, index, where)
+
+
+def _order(config: SourceConfig, reader: Reader) -> np.ndarray:
+  """Returns int64 [n], the reader's records in the order that split bounds count in."""
+  if config.split_seed is None:
+    return np.arange(len(reader), dtype=np.int64)
+  labels = reader.labels()
+  strata = np.zeros(len(labels), np.int64) if config.multi_label else labels
+  return stratified_order(strata, seed=config.split_seed)
 
 
 def _check_knobs(config: SourceConfig, where: str) -> None:
@@ -203,12 +221,19 @@ def _open_reader(config: SourceConfig, split: str, *, where: str) -> Reader:
   if config.kind == 'fashion_mnist':
     return embedded.open_fashion_mnist(path, split, where=where)
   if config.kind == 'image_folder':
-    return folders.open_image_folder(path, split, where=where)
+    return folders.open_image_folder(path, split, where=where, empty_classes=config.empty_classes)
   if config.kind == 'manifest':
-    return folders.open_manifest(path, split, num_classes=config.num_classes, where=where)
+    return manifests.open_manifest(
+      path, split, num_classes=config.num_classes, where=where, multi_label=config.multi_label
+    )
+  if config.kind == 'huggingface':
+    return arrow_sets.open_huggingface(path, split, where=where, multi_label=config.multi_label)
   if (pathlib.Path(path) / 'dataset_info.json').is_file():
+    if config.multi_label:
+      problem = Problem(f'{where}.multi_label', 'True', 'False: TFDS data are read with one class per image')
+      raise DataError('labels of another form', [problem])
     return tfds_sets.open_tfds_folder(path, split, kind=config.kind, where=where)
-  return records.open_records(config.kind, path, split, where=where)
+  return records.open_records(config.kind, path, split, where=where, multi_label=config.multi_label)
 
 
 def _class_names(config: SourceConfig, reader: Reader, where: str) -> tuple[str, ...]:
@@ -248,7 +273,8 @@ def _subset(config: SourceConfig, source: Source, reader: Reader, index: np.ndar
 
 def counts_per_class(source: Source) -> dict[str, int]:
   """Returns {class name: number of examples}, in the order of the class ids."""
-  counts = np.bincount(source.labels(), minlength=source.num_classes)
+  labels = source.labels()
+  counts = labels.sum(axis=0) if source.multi_label else np.bincount(labels, minlength=source.num_classes)
   return {name: int(count) for name, count in zip(source.class_names, counts, strict=True)}
 
 

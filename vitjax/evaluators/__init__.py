@@ -4,9 +4,11 @@
 """
 
 from vitjax.evaluators.attention import AttentionEvaluator
-from vitjax.evaluators.build import Evaluator, build_evaluator, eval_sources, reads_head
+from vitjax.evaluators.build import Evaluator, build_evaluator, eval_sources, reads_head, split_batches
 from vitjax.evaluators.classification import ClassificationEvaluator
 from vitjax.evaluators.features import FeatureExtractor, Features, make_features
+from vitjax.evaluators.multilabel import MultiLabelEvaluator, average_precisions
+from vitjax.evaluators.predictions import Predictor
 from vitjax.evaluators.transfer import Probe, TransferEvaluator, make_probe
 
 __all__ = [
@@ -15,11 +17,15 @@ __all__ = [
   'Evaluator',
   'FeatureExtractor',
   'Features',
+  'MultiLabelEvaluator',
+  'Predictor',
   'Probe',
   'TransferEvaluator',
+  'average_precisions',
   'build_evaluator',
   'eval_sources',
   'make_features',
   'make_probe',
   'reads_head',
+  'split_batches',
 ]

@@ -16,6 +16,8 @@ from vitjax.data.sources import Source
 from vitjax.evaluators.attention import AttentionEvaluator
 from vitjax.evaluators.classification import ClassificationEvaluator
 from vitjax.evaluators.features import FeatureExtractor
+from vitjax.evaluators.multilabel import MultiLabelEvaluator
+from vitjax.evaluators.predictions import Predictor
 from vitjax.evaluators.sizes import SizesEvaluator
 from vitjax.evaluators.transfer import TransferEvaluator, make_probe
 from vitjax.objectives import Objective, resized_objective
@@ -63,7 +65,9 @@ def build_evaluator(
   """
   config, where = recipe.evals[name], f'evals.{name}'
   source = sources[f'{where}.source']
-  batches = functools.partial(_batches, recipe, name, mesh)
+  batches = functools.partial(split_batches, recipe, name, mesh)
+  if config.kind == 'multilabel':
+    return MultiLabelEvaluator(where, Predictor(objective, mesh), batches(source))
   if reads_head(config):
     return _of_head(name, recipe, objective, mesh, source)
   if config.kind == 'attention':
@@ -79,13 +83,13 @@ def _of_head(name: str, recipe: Recipe, objective: Objective, mesh: Mesh, source
   """Returns the evaluator of the head; of the head at several sizes, where there are some."""
   config = recipe.evals[name]
   if not (config.image_sizes or config.patch_sizes):
-    batches = _batches(recipe, name, mesh, source)
+    batches = split_batches(recipe, name, mesh, source)
     return ClassificationEvaluator(objective, recipe.objective.loss, mesh, batches)
   parts = {}
   for (image_size, patch_size), suffix in size_suffixes(config).items():
     size = recipe.data.image_size if image_size is None else (image_size, image_size)
     resized = resized_objective(objective, patch_size=patch_size, image_size=size)
-    batches = _batches(_with_image_size(recipe, name, size), name, mesh, source)
+    batches = split_batches(_with_image_size(recipe, name, size), name, mesh, source)
     parts[suffix] = ClassificationEvaluator(resized, recipe.objective.loss, mesh, batches)
   return SizesEvaluator(parts)
 
@@ -99,7 +103,7 @@ def _with_image_size(recipe: Recipe, name: str, size: tuple[int, int]) -> Recipe
   return dataclasses.replace(recipe, data=data, evals={**recipe.evals, name: config})
 
 
-def _batches(recipe: Recipe, name: str, mesh: Mesh, source: Source) -> Callable[[], Batches]:
+def split_batches(recipe: Recipe, name: str, mesh: Mesh, source: Source) -> Callable[[], Batches]:
   """Returns what starts one pass over a source of an evaluator."""
   config = recipe.evals[name]
   index, count = local_share(mesh, config.batch_size, where=f'evals.{name}.batch_size')

@@ -31,7 +31,7 @@ def classification_loss(logits: jax.Array, targets: jax.Array, kind: str) -> jax
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-  """Objective: one label per image.
+  """Objective: one label per image, or several of them with the sigmoid loss.
 
   Attributes:
     model: a Linen module, images float [n, h, w, 3] -> logits float32 [n, v].
@@ -51,9 +51,16 @@ class Classification:
     return self.model.init({'params': key}, images, train=False)['params']
 
   def augment(self, key: jax.Array, batch: Batch, frozen: Any = None) -> Batch:
-    """Returns 'images' float32 [n, h, w, 3] and 'targets' [n, v] of a raw batch ('image' uint8, 'label' int32)."""
+    """Returns 'images' float32 [n, h, w, 3] and 'targets' [n, v] of a raw batch.
+
+    Args:
+      key: of mixup and cutmix.
+      batch: 'image' uint8 [n, h, w, 3], 'label' int32 [n], or [n, v] with zeros and ones.
+      frozen: of other objectives.
+    """
     del frozen
-    targets = jax.nn.one_hot(batch['label'], self.num_classes)
+    label = batch['label']
+    targets = jax.nn.one_hot(label, self.num_classes) if label.ndim == 1 else label.astype(jnp.float32)
     targets = optax.smooth_labels(targets, self.config.label_smoothing)
     images = augmented(jax.random.fold_in(key, 1), batch['image'], self.data)
     images = normalize(images, self.data.mean, self.data.std)
@@ -73,12 +80,14 @@ class Classification:
     return mixes[0](key, images, targets) if mixes else (images, targets)
 
   def loss(self, params: Any, batch: Batch, key: jax.Array) -> LossOutput:
-    """Returns the mean loss and the metrics 'loss' and 'accuracy_top1' (against the unmixed label)."""
+    """Returns the mean loss and the metrics 'loss' and, of images with one label, 'accuracy_top1' (unmixed)."""
     logits = self.model.apply({'params': params}, batch['images'], train=True, rngs={'dropout': key})
     losses = classification_loss(logits, batch['targets'], self.config.loss)
-    correct = (logits.argmax(axis=-1) == batch['label']).astype(jnp.float32)
     weight = jnp.float32(losses.shape[0])
-    metrics = {'loss': (losses.sum(), weight), 'accuracy_top1': (correct.sum(), weight)}
+    metrics = {'loss': (losses.sum(), weight)}
+    if batch['label'].ndim == 1:
+      correct = (logits.argmax(axis=-1) == batch['label']).astype(jnp.float32)
+      metrics['accuracy_top1'] = (correct.sum(), weight)
     return LossOutput(losses.mean(), metrics)
 
   def predict(self, params: Any, images: jax.Array) -> jax.Array:

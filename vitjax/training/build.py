@@ -102,7 +102,7 @@ class Run:
     data, sharding = self.recipe.data, batch_sharding(self.mesh)
     shapes = {
       'image': ((data.batch_size, *data.image_size, 3), np.uint8),
-      'label': ((data.batch_size,), np.int32),
+      'label': ((data.batch_size, *np.shape(self.source.no_label)), np.int32),
     }
     return {
       name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (shape, dtype) in shapes.items()

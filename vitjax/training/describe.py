@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vitjax.config import render
+from vitjax.config import render, render_derivation
 from vitjax.parallel.rules import sharding_table
 from vitjax.training.build import Run
 from vitjax.trees import num_params
@@ -15,7 +15,8 @@ from vitjax.trees import num_params
 
 def describe(run: Run) -> str:
   """Returns the resolved recipe, the parameter table with shardings, FLOPs, steps and memory per device."""
-  return '\n\n'.join([render(run.recipe), _parameters(run), _summary(run)])
+  derivation = [render_derivation(run.recipe)] if run.recipe.derivation else []
+  return '\n\n'.join([render(run.recipe), *derivation, _parameters(run), _summary(run)])
 
 
 def _parameters(run: Run) -> str:

@@ -17,7 +17,7 @@ from vitjax import golden
 from vitjax.checkpoint import Store, explain_differences, initialize_from
 from vitjax.config import recipe_to_json
 from vitjax.errors import CheckpointError, Problem
-from vitjax.loading import read_run
+from vitjax.loading import read_origin
 from vitjax.parallel.distributed import is_main
 from vitjax.training.build import Run
 from vitjax.training.numerics import Health
@@ -145,7 +145,7 @@ def _transfer(run: Run, state: TrainState, source: str, workdir: pathlib.Path) -
   The report of every key goes to WORKDIR/init_report.txt, what was not simply loaded to the screen too.
   """
   init = run.recipe.init
-  old = read_run(source)
+  old = read_origin(source)
   known = flatten(old.params)
 
   def on_host(path: str, leaf: jax.Array) -> Any:
@@ -154,9 +154,9 @@ def _transfer(run: Run, state: TrainState, source: str, workdir: pathlib.Path) -
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if replaced else _gathered(leaf)
 
   differences = explain_differences(
-    old.recipe.model,
+    old.config,
     run.recipe.model,
-    old_size=old.recipe.data.image_size,
+    old_size=old.image_size,
     new_size=run.recipe.data.image_size,
   )
   # The objective's own parameters start afresh, whatever the old run learned.

@@ -272,6 +272,11 @@ MUTATIONS = [
     'resilience.on_spike',
     'spike_factor set',
   ),
+  ({'report.num_mistakes': 5}, 'report.num_mistakes', 'report.evals'),
+  ({'report.evals': ('vla',)}, 'report.evals', "'val'"),
+  ({'data.source.empty_classes': 'leave_out'}, 'data.source.empty_classes', "'image_folder'"),
+  ({'data.source.multi_label': True}, 'data.source.multi_label', "'manifest'"),
+  ({'evals.val.kind': 'multilabel'}, 'evals.val.source.multi_label', 'True with'),
   ({'resilience.spike_skip': 2}, 'resilience.spike_skip', "'rollback'"),
   ({'resilience.replica_check_every': '0 steps'}, 'resilience.replica_check_every', 'above 0'),
   ({'optim.weight_decay': 0, 'optim.weight_decay_form': 'independent'}, 'optim.weight_decay_form', 'above 0'),
@@ -330,7 +335,8 @@ MUTATIONS = [
 # Knobs of evaluators' train_source, with a value that is no default.
 TRAIN_SOURCE_VALUES = {
   'kind': 'digits', 'path': HERE, 'name': 'cifar10', 'label': 'x', 'split': 'test', 'examples_per_class': 5,
-  'subset_seed': 1, 'num_examples': 32, 'num_classes': 3, 'max_corrupt': 1,
+  'subset_seed': 1, 'num_examples': 32, 'num_classes': 3, 'max_corrupt': 1, 'split_seed': 1,
+  'empty_classes': 'leave_out', 'multi_label': True,
 }  # fmt: skip
 
 

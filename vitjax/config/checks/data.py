@@ -15,6 +15,7 @@ _PATHS = {
   'fashion_mnist': 'a folder',
   'image_folder': 'a folder',
   'manifest': 'a file',
+  'huggingface': 'a folder',
   'array_record': 'files or a folder',
   'tfrecord': 'files or a folder',
 }
@@ -28,12 +29,38 @@ def check_data(found: Findings) -> None:
   """Reports sources that cannot be opened, malformed splits, and impossible crops."""
   for path in found.sources():
     _check_source(found, path)
+  check_labels(found)
   _check_crop(found)
   for name, config in found.recipe.evals.items():
     where, side = f'evals.{name}.resize_short', max(found.recipe.data.image_size)
     if config.resize_short is not None and config.resize_short < side and found.good('data.image_size'):
       hint = f'The smallest is {side}; {round(side * 8 / 7)} keeps 7/8 of the short side'
       found.add(where, f'at least {side} pixels, so that the crop of data.image_size fits inside', hint)
+
+
+def check_labels(found: Findings) -> None:
+  """Reports images with several classes where one is expected, and the other way round."""
+  recipe, where = found.recipe, 'data.source.multi_label'
+  several = recipe.data.source.multi_label
+  if several and recipe.objective.name != 'classification' and found.good('objective.name', where):
+    found.add('objective.name', f"'classification', since {where} is set")
+  elif several and recipe.objective.loss != 'sigmoid' and found.good('objective.loss', where):
+    found.add('objective.loss', f"'sigmoid', since {where} is set", 'Softmax knows one class per image')
+  for name, config in recipe.evals.items():
+    kind, source = f'evals.{name}.kind', f'evals.{name}.source.multi_label'
+    if not found.good(kind, source):
+      continue
+    if config.source.multi_label and config.kind != 'multilabel':
+      found.add(kind, f"'multilabel', since {source} is set", 'The other kinds judge one class per image')
+    elif config.kind == 'multilabel' and not config.source.multi_label:
+      found.add(source, f"True with {kind} = 'multilabel'", "Images of one class: kind = 'classification'")
+    elif config.kind in ('classification', 'multilabel') and config.source.multi_label != several:
+      found.add(source, f'{several}, as {where}', 'The head learns one or the other')
+  for path in found.sources():
+    source = found.source(path)
+    if source.multi_label and source.examples_per_class is not None:
+      expected = f'None with {path}.multi_label: an image counts for several classes'
+      found.add(f'{path}.examples_per_class', expected, "Slice the split instead, such as 'train[:100]'")
 
 
 def is_remote(path: str) -> bool:

@@ -62,7 +62,7 @@ def _is_sweep(value: Any) -> bool:
 
 _TABLES = ('learned_1d', 'learned_2d')
 _WITHOUT = ('sgd', 'adafactor')  # optimisers that may run without momentum
-_FILES = ('image_folder', 'manifest', 'tfds', 'array_record', 'tfrecord')
+_FILES = ('image_folder', 'manifest', 'huggingface', 'tfds', 'array_record', 'tfrecord')
 
 USES = (
   Use(('model.position_at',), 'model.position', (*_TABLES, 'sincos_2d', 'relative')),
@@ -96,6 +96,7 @@ USES = (
   ),
   Use(('objective.loss', 'objective.label_smoothing'), 'objective.name', ('classification',)),
   Use(('distill.checkpoint', 'distill.temperature'), 'objective.name', ('distillation',)),
+  Use(('report.num_mistakes',), 'report.evals', test=bool, words='set'),
   Use(('objective.corrupt_rate',), 'objective.name', ('masked_patch',)),
   Use(('init.head', 'init.position_resize'), 'init.checkpoint', test=_is_set, words='set'),
   Use(('init.position_resize',), 'model.position', _TABLES),
@@ -111,6 +112,8 @@ SOURCE_USES = (
   Use(('name', 'label'), 'kind', ('tfds',)),
   Use(('num_examples',), 'kind', ('synthetic',)),
   Use(('max_corrupt',), 'kind', _FILES),
+  Use(('empty_classes',), 'kind', ('image_folder',)),
+  Use(('multi_label',), 'kind', ('manifest', 'huggingface', 'array_record', 'tfrecord')),
   Use(('subset_seed',), 'examples_per_class', test=_is_set, words='set'),
 )
 

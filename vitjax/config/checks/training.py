@@ -20,9 +20,10 @@ def check_training(found: Findings) -> None:
   _check_optim(found)
   _check_regexes(found)
   _check_keep_best(found)
+  _check_report(found)
   init = found.recipe.init
   if init.checkpoint is not None:
-    check_exists(found, 'init.checkpoint', init.checkpoint, 'a folder')
+    check_exists(found, 'init.checkpoint', init.checkpoint, 'a file or a folder')
   _check_teacher(found)
 
 
@@ -161,6 +162,16 @@ def _regex_hint(pattern: str) -> str:
   if pattern.startswith('*'):
     return f"Did you mean '.{pattern}'?"
   return "Paths look like 'Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel'"
+
+
+def _check_report(found: Findings) -> None:
+  known = [
+    name for name, config in found.recipe.evals.items() if config.kind in ('classification', 'multilabel')
+  ]
+  unknown = [name for name in found.recipe.report.evals if name not in known]
+  if unknown and found.good('evals'):
+    expected = f'names of evaluators that judge the head: {", ".join(map(repr, known)) or "there are none"}'
+    found.add('report.evals', expected, did_you_mean(unknown[0], known))
 
 
 def _check_keep_best(found: Findings) -> None:
