@@ -55,6 +55,14 @@ def get_experiment(smoke: bool) -> Experiment:
     cells.append(Cell(labels, {'stage': 'judge', **labels, **more}, start=start))
   claims = [
     Claim(
+      'over the three sizes together, patch sizes drawn in training beat patch 16 alone',
+      {'train': 'flexible'},
+      {'train': 'fixed'},
+      'FlexiViT 3.2',
+    )
+  ]
+  claims += [
+    Claim(
       f'at patch {patch}, patch sizes drawn in training beat patch 16 alone',
       {'train': 'flexible', 'patch': patch},
       {'train': 'fixed', 'patch': patch},
