@@ -10,7 +10,7 @@ HEAD_KINDS = ('classification',)
 FEATURE_KINDS = ('fewshot', 'knn', 'linear_probe')
 # Knobs of EvalConfig that one kind alone reads. The linear probe reads held_out where there is a choice of probe_l2.
 KIND_KNOBS = {
-  'classification': ('image_sizes', 'patch_sizes'),
+  'classification': ('image_sizes', 'patch_sizes', 'real_labels'),
   'fewshot': ('shots', 'num_draws', 'ridge_l2'),
   'knn': ('num_neighbours', 'temperature'),
   'linear_probe': ('probe_l2', 'held_out'),
@@ -53,4 +53,6 @@ def best_metrics(config: EvalConfig) -> tuple[str, ...]:
   if config.kind == 'linear_probe':
     return ('accuracy_top1',)
   suffixes = size_suffixes(config).values()
-  return tuple(f'{metric}{end}' for end in suffixes for metric in ('accuracy_top1', 'accuracy_top5'))
+  metrics = ['accuracy_top1', 'accuracy_top5', 'accuracy_per_class']
+  metrics += [] if config.real_labels is None else ['accuracy_real']
+  return tuple(f'{metric}{end}' for end in suffixes for metric in metrics)

@@ -85,7 +85,7 @@ class ModelConfig:
 class SourceConfig:
   """Where labelled images come from."""
 
-  kind: str = knob('mnist5k', 'reader', choices=('mnist5k', 'digits', 'fashion_mnist', 'image_folder', 'manifest', 'huggingface', 'tfds', 'array_record', 'tfrecord', 'synthetic'))
+  kind: str = knob('mnist5k', 'reader', choices=('mnist5k', 'digits', 'fashion_mnist', 'image_folder', 'numbered_folders', 'manifest', 'huggingface', 'tfds', 'array_record', 'tfrecord', 'synthetic'))
   path: str | None = knob(None, 'folder or file that the reader opens (TFDS: its data_dir)')
   name: str | None = knob(None, 'TFDS data set, such as "cifar10" or "imagenet2012:5.1.0"')
   label: str | None = knob(None, 'TFDS feature that holds the class, such as "coarse_label", or a derived one of data/derived_labels.py, such as "clevr_count"; None: "label", or the only class feature')
@@ -228,6 +228,7 @@ class EvalConfig:
   resize_short: int | None = knob(None, 'resize the short side to this, then take the centre; None: plain resize to data.image_size', unit='pixels', minimum=1, source='None: ViT fine-tuning')
   image_sizes: tuple[int, ...] = knob((), "image sizes that the head is judged at, one after the other, with positions resized and resize_short in proportion; (): data.image_size", unit='pixels', minimum=1, source='arXiv 1906.06423')
   patch_sizes: tuple[int, ...] = knob((), "patch sizes that the head is judged at, with the patch embedding's kernel and positions resized; (): the model's own", unit='pixels', minimum=1, source='FlexiViT 2212.08013')
+  real_labels: str | None = knob(None, "real.json of ReaL: the head is judged by its labels, too, as accuracy_real; source then holds ImageNet validation images", source='arXiv 2006.07159')
   every: Duration = knob(Duration(1, 'epochs'), 'time between evaluations; the last step is always evaluated')
   shots: tuple[int, ...] = knob((1, 5, 10, 25), 'examples per class of each few-shot support set', unit='examples', minimum=1, source='ViT 4.1 and Table 8: 5')
   num_draws: int = knob(3, 'support sets drawn from train_source, with seeds 0, 1, ...; their mean is reported', minimum=1, source='ViT code')

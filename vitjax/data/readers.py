@@ -52,6 +52,10 @@ class Reader(abc.ABC):
   def name_of(self, i: int) -> str:
     """Returns what error messages call record i: its file, or 'mnist5k[17]'."""
 
+  def file_name(self, i: int) -> str:
+    """Returns the name of the file that record i was made of, where that is kept; else what `name_of` says."""
+    return self.name_of(i)
+
   @abc.abstractmethod
   def digest_parts(self) -> Iterator[bytes]:
     """Yields what identifies the data: cheap to compute, independent of where the data lie."""
@@ -121,6 +125,10 @@ class ConcatReader(Reader):
   def name_of(self, i: int) -> str:
     reader, j = self._locate(i)
     return reader.name_of(j)
+
+  def file_name(self, i: int) -> str:
+    reader, j = self._locate(i)
+    return reader.file_name(j)
 
   def digest_parts(self) -> Iterator[bytes]:
     for reader in self._readers:

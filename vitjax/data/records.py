@@ -200,6 +200,7 @@ class ExampleReader(Reader):
     label_of: from {name: Feature} to the label; picklable.
     class_names: one per class id, or ().
     is_binary: pixels are 0 and 1, to be shown as 0 and 255.
+    file_key: feature with the name of the file that a record was made of; None: it is not kept.
   """
 
   def __init__(
@@ -210,7 +211,9 @@ class ExampleReader(Reader):
     label_of: LabelFn,
     class_names: Sequence[str] = (),
     is_binary: bool = False,
+    file_key: str | None = None,
   ):
+    self._file_key = file_key
     self._shards = tuple(shards)
     self._ends = np.cumsum([shard.num_records for shard in shards])
     self._image_key = image_key
@@ -250,6 +253,12 @@ class ExampleReader(Reader):
   def name_of(self, i: int) -> str:
     shard, j = self._locate(i)
     return f'{shard.path}[{j}]'
+
+  def file_name(self, i: int) -> str:
+    if self._file_key is None:
+      return self.name_of(i)
+    shard, j = self._locate(i)
+    return parse_example(shard.read(j))[self._file_key].bytes_list.value[0].decode('utf-8', 'surrogateescape')
 
   def digest_parts(self) -> Iterator[bytes]:
     for shard in self._shards:

@@ -11,14 +11,22 @@ from typing import TypedDict
 import numpy as np
 
 from vitjax.config.schema import SourceConfig
-from vitjax.data import arrow_sets, embedded, folders, manifests, records, tfds_sets
+from vitjax.data import arrow_sets, embedded, folders, manifests, numbered, records, tfds_sets
 from vitjax.data.decode import decode_image
 from vitjax.data.readers import ConcatReader, Label, Reader
 from vitjax.data.splits import few_per_class, parse_split, stratified_order
 from vitjax.errors import ConfigError, DataError, Problem
 
 # Which kinds need a knob; the others refuse it, since an ignored setting is a mistake.
-_NEEDS_PATH = ('fashion_mnist', 'image_folder', 'manifest', 'huggingface', 'array_record', 'tfrecord')
+_NEEDS_PATH = (
+  'fashion_mnist',
+  'image_folder',
+  'numbered_folders',
+  'manifest',
+  'huggingface',
+  'array_record',
+  'tfrecord',
+)
 _TAKES_PATH = (*_NEEDS_PATH, 'tfds')
 _FINGERPRINT_VERSION = b'vitjax-data-1'
 
@@ -94,6 +102,10 @@ class Source:
   def name_of(self, i: int) -> str:
     """Returns what error messages call example i: a file path, 'mnist5k[17]', or 'shard[17]'."""
     return self._reader.name_of(int(self._index[i]))
+
+  def file_name(self, i: int) -> str:
+    """Returns the name of the file that example i was made of, as far as the source keeps it; else `name_of`."""
+    return self._reader.file_name(int(self._index[i]))
 
   def labels(self) -> np.ndarray:
     """Returns int64 [n] (multi_label: uint8 [n, v]) of all examples; record files are read through once for it.
@@ -222,6 +234,8 @@ def _open_reader(config: SourceConfig, split: str, *, where: str) -> Reader:
     return embedded.open_fashion_mnist(path, split, where=where)
   if config.kind == 'image_folder':
     return folders.open_image_folder(path, split, where=where, empty_classes=config.empty_classes)
+  if config.kind == 'numbered_folders':
+    return numbered.open_numbered_folders(path, split, num_classes=config.num_classes, where=where)
   if config.kind == 'manifest':
     return manifests.open_manifest(
       path, split, num_classes=config.num_classes, where=where, multi_label=config.multi_label
@@ -281,10 +295,14 @@ def counts_per_class(source: Source) -> dict[str, int]:
 def check_same_classes(train: Source, other: Source) -> None:
   """Checks that two sources number their classes alike, so that one can judge a model of the other.
 
+  Numbered folders name no classes: of them only the number of classes is compared.
+
   Raises:
     DataError: naming the first classes that differ.
   """
   if train.class_names == other.class_names:
+    return
+  if other.kind == 'numbered_folders' and train.num_classes == other.num_classes:
     return
   pairs = list(zip(train.class_names, other.class_names, strict=False))
   differing = [(i, a, b) for i, (a, b) in enumerate(pairs) if a != b]

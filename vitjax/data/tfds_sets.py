@@ -89,7 +89,12 @@ def _open_builder(tfds, builder, split: str, *, label: str | None = None, where:
       is_binary = info.name in _BINARY_IMAGES
       readers.append(
         ExampleReader(
-          shards, image_key=image_key, label_of=label_of, class_names=class_names, is_binary=is_binary
+          shards,
+          image_key=image_key,
+          label_of=label_of,
+          class_names=class_names,
+          is_binary=is_binary,
+          file_key='file_name' if 'file_name' in info.features else None,
         )
       )
   if not readers:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from vitjax.config.eval_metrics import FEATURE_KINDS, HEAD_KINDS, size_suffixes
 from vitjax.config.schema import EvalConfig, Recipe, SourceConfig
 from vitjax.data import Batches, Preprocess, check_same_classes, eval_batches
+from vitjax.data.real_labels import read_real_labels
 from vitjax.data.sources import Source
 from vitjax.evaluators.attention import AttentionEvaluator
 from vitjax.evaluators.classification import ClassificationEvaluator
@@ -81,16 +82,18 @@ def build_evaluator(
 
 def _of_head(name: str, recipe: Recipe, objective: Objective, mesh: Mesh, source: Source) -> Evaluator:
   """Returns the evaluator of the head; of the head at several sizes, where there are some."""
-  config = recipe.evals[name]
+  config, loss = recipe.evals[name], recipe.objective.loss
+  real = None
+  if config.real_labels is not None:
+    real = read_real_labels(config.real_labels, source, where=f'evals.{name}')
   if not (config.image_sizes or config.patch_sizes):
-    batches = split_batches(recipe, name, mesh, source)
-    return ClassificationEvaluator(objective, recipe.objective.loss, mesh, batches)
+    return ClassificationEvaluator(objective, loss, mesh, split_batches(recipe, name, mesh, source), real)
   parts = {}
   for (image_size, patch_size), suffix in size_suffixes(config).items():
     size = recipe.data.image_size if image_size is None else (image_size, image_size)
     resized = resized_objective(objective, patch_size=patch_size, image_size=size)
     batches = split_batches(_with_image_size(recipe, name, size), name, mesh, source)
-    parts[suffix] = ClassificationEvaluator(resized, recipe.objective.loss, mesh, batches)
+    parts[suffix] = ClassificationEvaluator(resized, loss, mesh, batches, real)
   return SizesEvaluator(parts)
 
 

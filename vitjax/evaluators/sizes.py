@@ -24,6 +24,6 @@ class SizesEvaluator:
     metrics: dict[str, float] = {}
     for suffix, part in self.parts.items():
       found = part.run(params)
-      metrics['num_examples'] = found.pop('num_examples')
-      metrics |= {name + suffix: value for name, value in found.items()}
+      counts = {name: value for name, value in found.items() if name.startswith('num_examples')}
+      metrics |= counts | {name + suffix: value for name, value in found.items() if name not in counts}
     return metrics

@@ -420,6 +420,8 @@ MUTATIONS += [
   ({'evals.val.image_sizes': (64, 64)}, 'evals.val.image_sizes', '64 stands there twice'),
   ({'evals.val.image_sizes': (256,), 'model.position': 'relative'}, 'evals.val.image_sizes', 'raster'),
   (frozen('knn', image_sizes=(64,)), 'evals.val.image_sizes', "'classification'"),
+  (frozen('knn', real_labels=RECIPE), 'evals.val.real_labels', "'classification'"),
+  ({'evals.val.real_labels': HERE + '/recipez'}, 'evals.val.real_labels', HERE + '/recipes?'),
   (frozen('knn', patch_sizes=(8,)), 'evals.val.patch_sizes', "'classification'"),
 ]
 

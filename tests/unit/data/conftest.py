@@ -63,7 +63,11 @@ def tfds_array_record(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
     def _info(self):
       names = ['square', 'circle', 'star']
-      features = {'image': tfds.features.Image(), 'label': tfds.features.ClassLabel(names=names)}
+      features = {
+        'image': tfds.features.Image(),
+        'label': tfds.features.ClassLabel(names=names),
+        'file_name': tfds.features.Text(),
+      }
       return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
     def _split_generators(self, dl_manager):
@@ -71,7 +75,9 @@ def tfds_array_record(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
     def _generate_examples(self, first, count):
       for i in range(count):
-        yield i, {'image': io.BytesIO(encode(photo(first + i))), 'label': i % 3}
+        name = f'ILSVRC2012_val_{first + i + 1:08d}.JPEG'
+        image = io.BytesIO(encode(photo(first + i)))
+        yield i, {'image': image, 'label': i % 3, 'file_name': name}
 
   data_dir = tmp_path_factory.mktemp('tfds')
   TinyShapes(data_dir=str(data_dir), file_format='array_record').download_and_prepare()

@@ -14,6 +14,7 @@ from vitjax.config.values import shown
 _PATHS = {
   'fashion_mnist': 'a folder',
   'image_folder': 'a folder',
+  'numbered_folders': 'a folder',
   'manifest': 'a file',
   'huggingface': 'a folder',
   'array_record': 'files or a folder',
@@ -36,6 +37,8 @@ def check_data(found: Findings) -> None:
     if config.resize_short is not None and config.resize_short < side and found.good('data.image_size'):
       hint = f'The smallest is {side}; {round(side * 8 / 7)} keeps 7/8 of the short side'
       found.add(where, f'at least {side} pixels, so that the crop of data.image_size fits inside', hint)
+    if config.real_labels is not None:
+      check_exists(found, f'evals.{name}.real_labels', config.real_labels, 'a file')
 
 
 def check_labels(found: Findings) -> None:

@@ -62,7 +62,7 @@ def _is_sweep(value: Any) -> bool:
 
 _TABLES = ('learned_1d', 'learned_2d')
 _WITHOUT = ('sgd', 'adafactor')  # optimisers that may run without momentum
-_FILES = ('image_folder', 'manifest', 'huggingface', 'tfds', 'array_record', 'tfrecord')
+_FILES = ('image_folder', 'numbered_folders', 'manifest', 'huggingface', 'tfds', 'array_record', 'tfrecord')
 
 USES = (
   Use(('model.position_at',), 'model.position', (*_TABLES, 'sincos_2d', 'relative')),
