@@ -29,6 +29,7 @@ COMMANDS = {
   'export': 'write a model as official .npz, timm or Hugging Face files',
   'complexity': 'what convolution, recurrence and self-attention cost: formulas, counts, times',
   'data': 'show what the model will see: a contact sheet and counts per class',
+  'data prepare': 'write labelled images as ArrayRecord shards, bytes unchanged',
   'plan': 'memory, communication, speed and cost of a job on hardware that is not there',
   'quickstart': 'pretrain on MNIST, transfer to digits, compare: minutes on a laptop',
   'bench': 'time the training step of a recipe on this machine, and say where the time goes',
@@ -37,7 +38,7 @@ COMMANDS = {
 
 
 def _overview() -> str:
-  lines = [f'  {name:<11} {text}' for name, text in COMMANDS.items()]
+  lines = [f'  {name:<12} {text}' for name, text in COMMANDS.items()]
   return (
     f'vitjax {vitjax.__version__}: pretrain Vision Transformers in JAX, and transfer them.\n\n'
     'usage: vitjax COMMAND [flags]      vitjax COMMAND --help shows flags and an example\n\n'
@@ -70,12 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   if argv[0] == '--version':
     print(vitjax.__version__)
     return 0
+  if ' '.join(argv[:2]) in COMMANDS:
+    argv[:2] = [' '.join(argv[:2])]
   if argv[0] not in COMMANDS:
     close = difflib.get_close_matches(argv[0], COMMANDS, 1)
     hint = f'did you mean {close[0]!r}?' if close else f'commands: {", ".join(COMMANDS)}'
     print(f'vitjax: no command {argv[0]!r}; {hint}', file=sys.stderr)
     return EXIT_REFUSED
-  command = importlib.import_module(f'vitjax.cli.{argv[0]}')
+  command = importlib.import_module(f'vitjax.cli.{argv[0].replace(" ", "_")}')
   parser = argparse.ArgumentParser(
     prog=f'vitjax {argv[0]}', description=command.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,

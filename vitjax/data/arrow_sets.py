@@ -24,6 +24,13 @@ _NUM_SAMPLED = 64
 _LISTS = ('Sequence', 'List', 'LargeList')
 
 
+def is_huggingface(path: str) -> bool:
+  """Returns whether a folder looks like a Hugging Face data set: from save_to_disk, or with Parquet files."""
+  root = pathlib.Path(path).expanduser()
+  marked = (root / _DICT).is_file() or (root / _STATE).is_file()
+  return marked or any(root.glob('*.parquet')) or any(root.glob('*/*.parquet'))
+
+
 def huggingface_splits(path: str) -> dict[str, tuple[pathlib.Path, ...]]:
   """Returns {split: its files} of a folder that `datasets` wrote, or that holds Parquet files; 'train' where the folder
   does not say.

@@ -81,7 +81,7 @@ def find_layout(path: str, *, split_seed: int) -> Layout:
   elif any(place.glob('*.array_record*')):
     kind, splits = 'array_record', records.record_splits('array_record', place)
     multi_label = records.are_multi_label(place)
-  elif (place / 'dataset_dict.json').is_file() or (place / 'state.json').is_file() or _has_parquet(place):
+  elif arrow_sets.is_huggingface(path):
     kind, splits = 'huggingface', tuple(arrow_sets.huggingface_splits(path))
     multi_label = arrow_sets.huggingface_multi_label(path)
   else:
@@ -102,10 +102,6 @@ def find_layout(path: str, *, split_seed: int) -> Layout:
     dataclasses.replace(seeded, split=f'{name}[{cut}:]'),
     made=True,
   )
-
-
-def _has_parquet(folder: pathlib.Path) -> bool:
-  return any(folder.glob('*.parquet')) or any(folder.glob('*/*.parquet'))
 
 
 def find_facts(layout: Layout) -> Facts:
