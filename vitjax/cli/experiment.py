@@ -99,7 +99,8 @@ def _train_all(
         start = cells[name].start
         if start is None or cell_name(start) in results:
           waiting.remove(name)
-          task = (_spec(file, cells[name], workdir), overrides, str(workdir / name), experiment.metric)
+          metrics = (experiment.metric, cells[name].metric)
+          task = (_spec(file, cells[name], workdir), overrides, str(workdir / name), *metrics)
           running[pool.submit(_train_cell, *task)] = name
       done, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
       for future in done:
@@ -148,7 +149,9 @@ def _start_worker(cores: Any) -> None:
     os.sched_setaffinity(0, share)
 
 
-def _train_cell(spec: str, overrides: list[tuple[str, str]], workdir: str, metric: str) -> dict[str, Any]:
+def _train_cell(
+  spec: str, overrides: list[tuple[str, str]], workdir: str, metric: str, own_metric: str
+) -> dict[str, Any]:
   """Trains one cell in a worker process, or reads back one that is done.
 
   Returns:
@@ -174,6 +177,8 @@ def _train_cell(spec: str, overrides: list[tuple[str, str]], workdir: str, metri
     began_s = time.process_time()
     training = build(recipe)
     final = train(training, workdir)
+    if own_metric and own_metric in final:
+      final = final | {metric: final[own_metric]}
   except VitjaxError as error:
     return {'error': str(error), 'score': None, 'metrics': {}, 'cpu_s': 0.0, 'steps': 0}
   result = {

@@ -30,12 +30,14 @@ class Cell:
     arguments: of the file's get_config.
     start: labels of the cell whose weights it starts from, given to get_config as checkpoint=; None: from scratch.
     reported: whether the tables show it; pretraining alone is not.
+    metric: what stands for the experiment's metric in this run, where another evaluator judges it; '' for that itself.
   """
 
   labels: Labels
   arguments: Labels
   start: Labels | None = None
   reported: bool = True
+  metric: str = ''
 
   @property
   def name(self) -> str:
