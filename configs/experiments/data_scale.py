@@ -2,7 +2,7 @@
 
   vitjax experiment --config=configs/experiments/data_scale.py --workdir=runs/data_scale
 
-Cost: see the results page. Expected: the CNN ahead on few images; the gap closes as they grow. The paper sees the ViT
+Cost: not run in full yet. Expected: the CNN ahead on few images; the gap closes as they grow. The paper sees the ViT
 overtake beyond tens of millions of images, far above what is here.
 Arguments: model, num_train, seed, lr, smoke.
 """

@@ -2,7 +2,7 @@
 
   vitjax experiment --config=configs/experiments/pooling.py --workdir=runs/pooling
 
-Cost: see the results page. Expected: both reach the same accuracy, at different learning rates.
+Cost: not run in full yet. Expected: both reach the same accuracy, at different learning rates.
 Arguments: pool, lr, seed, smoke.
 """
 

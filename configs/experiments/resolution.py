@@ -2,7 +2,7 @@
 
   vitjax experiment --config=configs/experiments/resolution.py --workdir=runs/resolution
 
-Cost: see the results page. Expected: resampled positions carry most of the accuracy over at once; a hundred steps
+Cost: not run in full yet. Expected: resampled positions carry most of the accuracy over at once; a hundred steps
 at the new resolution bring the rest; a higher resolution ends higher.
 Arguments: stage, pretrained, size, method, steps, seed, checkpoint, smoke.
 """

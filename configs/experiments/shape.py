@@ -2,7 +2,7 @@
 
   vitjax experiment --config=configs/experiments/shape.py --workdir=runs/shape
 
-Cost: see the results page. Every cell spends about the same training FLOPs.
+Cost: not run in full yet. Every cell spends about the same training FLOPs.
 Arguments: shape, seed, smoke.
 """
 

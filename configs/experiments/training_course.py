@@ -2,7 +2,7 @@
 
   vitjax experiment --config=configs/experiments/training_course.py --workdir=runs/training_course
 
-Cost: see the results page. Expected: rows and columns appear in the position table; blocks part in how far they look.
+Cost: not run in full yet. Expected: rows and columns appear in the position table; blocks part in how far they look.
 Arguments: patch, seed, smoke.
 """
 
