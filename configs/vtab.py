@@ -34,7 +34,7 @@ from vitjax.config.smoke import make_smoke
 
 # task: TFDS name, label, the 800, the 200, test
 NATURAL = {
-  'caltech101': ('caltech101', None, 'train[:800]', 'train[2754:2954]', 'test'),
+  'caltech101': ('caltech101', None, 'train[:800]', 'train[2753:2953]', 'test'),
   'cifar100': ('cifar100', None, 'train[:800]', 'train[45000:45200]', 'test'),
   'dtd': ('dtd', None, 'train[:800]', 'validation[:200]', 'test'),
   'flowers102': ('oxford_flowers102', None, 'train[:800]', 'validation[:200]', 'test'),

@@ -22,6 +22,7 @@ _LAST_TURN_S = 60.0
 COMMANDS = {
   'train': 'pretrain, fine-tune or resume a recipe; --dry_run shows what would happen',
   'experiment': 'run a comparison over seeds and write its page: table, plot, claims',
+  'sweep': 'run a recipe over a grid of settings, choose the best on validation data',
   'eval': "evaluate a checkpoint on its recipe's splits, or on others",
   'probe': 'judge frozen features: few-shot, nearest neighbours or a linear probe, against raw pixels',
   'analyze': 'what a model does: attention, positions, features, receptive fields; one HTML page',
