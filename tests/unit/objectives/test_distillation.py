@@ -43,6 +43,7 @@ def student(teacher, **edits):
   return tiny.tiny_recipe(**{**base, 'model__depth': 1, 'total': '6 steps', 'evals': evaluators(), **edits})
 
 
+@pytest.mark.slow
 def test_targets_are_what_the_teacher_says_of_the_same_images(teacher):
   run = build(student(teacher))
   frozen = run.teacher.params
@@ -78,8 +79,9 @@ def test_loss_is_the_tempered_divergence():
     lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), x.dtype), plain.init(jax.random.key(0))
   )
   batch = {**objective.augment(jax.random.key(0), RAW), 'targets': jax.nn.softmax(rng.normal(size=(16, 4)))}
-  output = jax.jit(objective.loss)(params, batch, jax.random.key(0))
-  logits = np.asarray(objective.predict(params, RAW['image']), np.float64)
+  loss = jax.jit(objective.loss)
+  output = loss(params, batch, jax.random.key(0))
+  logits = np.asarray(jax.jit(objective.predict)(params, RAW['image']), np.float64)
   told = np.exp(logits / 3) / np.exp(logits / 3).sum(axis=1, keepdims=True)
   wanted = np.asarray(batch['targets'], np.float64)
   expected = 9 * (wanted * np.log(wanted / told)).sum(axis=1).mean()
@@ -87,7 +89,7 @@ def test_loss_is_the_tempered_divergence():
   total, weight = output.metrics['agreement']
   assert total / weight == np.mean(logits.argmax(axis=1) == wanted.argmax(axis=1))
   same = {**batch, 'targets': jnp.asarray(told, jnp.float32)}
-  assert abs(float(objective.loss(params, same, jax.random.key(0)).loss)) < 1e-5
+  assert abs(float(loss(params, same, jax.random.key(0)).loss)) < 1e-5
 
 
 @pytest.mark.slow
@@ -115,6 +117,7 @@ def test_resume_is_bitwise_and_the_teacher_neither_moves_nor_is_saved(teacher, t
     train(dataclasses.replace(run, teacher=changed), tmp_path / 'whole')
 
 
+@pytest.mark.slow
 def test_a_step_leaves_the_teacher_as_it_was(teacher):
   run = build(student(teacher))
   state = run.fresh_state()
@@ -130,6 +133,7 @@ def test_a_step_leaves_the_teacher_as_it_was(teacher):
   assert run.train_flops_per_example == alone.train_flops_per_example + run.teacher.forward_flops
 
 
+@pytest.mark.slow
 def test_a_teacher_of_other_classes_is_refused(teacher):
   more = tiny.source_config(kind='synthetic', num_examples=64, num_classes=5)
   with pytest.raises(ConfigError, match='other classes') as caught:

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 import tiny
 
 from vitjax.config import evaluator, evaluators, source_config
@@ -32,6 +33,7 @@ def test_each_step_runs_the_program_that_was_drawn():
     assert programs(step, None, None)[0] == program_at(step, seed=7, num_programs=3)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path):
   assert {program_at(step, seed=0, num_programs=2) for step in range(6, 9)} == {0, 1}, 'choose another seed'
   train(build(flexible()), tmp_path / 'whole')
