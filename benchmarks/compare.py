@@ -159,7 +159,11 @@ def main() -> None:
     'model': args.model,
     'batch': args.batch,
     'threads': args.threads,
-    'machine': {'processor': _processor(), 'cores': os.cpu_count(), 'system': platform.platform(terse=True)},
+    'machine': {
+      'processor': _processor(),
+      'cores': os.cpu_count(),
+      'system': f'{platform.system()} {platform.machine()}',
+    },
     'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='minutes'),
     'rows': rows,
     'summary': {name: summary(row, args.batch) for name, row in rows.items() if row['step_s']},
