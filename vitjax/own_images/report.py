@@ -81,7 +81,8 @@ def write_report(run: Run, workdir: str | os.PathLike[str]) -> list[str]:
     if is_main():
       folder = workdir / FOLDER / name
       folder.mkdir(parents=True, exist_ok=True)
-      title = f'{name}, {source.split}, step {progress.step}'
+      split = '' if source.split == name else f', {source.split}'
+      title = f'{name}{split}, step {progress.step}'
       write = _write_multi_label if source.multi_label else _write_one_label
       lines += write(run, source, found, folder, title)
   return lines
