@@ -68,7 +68,6 @@ def plot_course(course: Course, lines: Lines, path: pathlib.Path) -> None:
     axes.axhline(statistics.mean(values), color='grey', linestyle=':', label=course.level[1])
   axes.set_xlabel('step')
   axes.set_ylabel(course.axis)
-  axes.set_ylim(bottom=0)
   axes.set_title(course.title)
   axes.legend(fontsize=8)
   axes.grid(axis='y', alpha=0.3)
