@@ -2,8 +2,7 @@
 
   vitjax experiment --config=configs/experiments/transfer_table.py --workdir=runs/transfer_table
 
-Cost: see the results page. Expected: fine-tuning ahead of every classifier on frozen features, and all of them ahead of
-training from scratch.
+Cost: see the results page. Found there: a linear probe is ahead of 100 untuned steps of fine-tuning on both digit sets.
 Arguments: method, target, steps, lr, seed, checkpoint, smoke.
 """
 
