@@ -52,7 +52,7 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
       overrides=tuple(overrides),
       workdir=workdir / cell.name,
       metric=experiment.metric,
-      own_metric=cell.metric or '',
+      own_metric=cell.metric,
       after=None if cell.start is None else cell_name(cell.start),
     )
     for cell in experiment.cells

@@ -23,6 +23,7 @@ COMMANDS = {
   'train': 'pretrain, fine-tune or resume a recipe; --dry_run shows what would happen',
   'experiment': 'run a comparison over seeds and write its page: table, plot, claims',
   'sweep': 'run a recipe over a grid of settings, choose the best on validation data',
+  'verify': 'published numbers: what is missing here to reach one, or the run that compares',
   'eval': "evaluate a checkpoint on its recipe's splits, or on others",
   'probe': 'judge frozen features: few-shot, nearest neighbours or a linear probe, against raw pixels',
   'analyze': 'what a model does: attention, positions, features, receptive fields; one HTML page',
