@@ -2,7 +2,8 @@
 
   vitjax experiment --config=configs/experiments/training_course.py --workdir=runs/training_course
 
-Cost: not run in full yet. Expected: rows and columns appear in the position table; blocks part in how far they look.
+Cost: 5 minutes of one core (benchmarks/experiments/training_course/results.md). Expected: rows and columns appear in
+the position table; blocks part in how far they look.
 Arguments: patch, seed, smoke.
 """
 
