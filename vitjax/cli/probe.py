@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--data', required=True, metavar='FOLDER', help=f'an image folder, or one of {", ".join(EMBEDDED)}'
   )
   parser.add_argument('--kind', choices=FEATURE_KINDS, default='linear_probe', help='default linear_probe')
-  for kind, names in KIND_KNOBS.items():
+  for kind, names in ((kind, KIND_KNOBS[kind]) for kind in FEATURE_KINDS):
     for name in names:
       knob = _knob(name)
       default = ','.join(f'{v:g}' for v in knob.default) if knob.type.base is tuple else f'{knob.default:g}'
@@ -123,7 +123,7 @@ def _eval_config(args: argparse.Namespace) -> Any:
     problems.append(Problem('--train_share', f'{args.train_share:g}', 'a number between 0 and 1'))
   if args.split_seed is not None and not 0 <= args.split_seed < 2**32:
     problems.append(Problem('--split_seed', str(args.split_seed), 'from 0 to 2^32 - 1'))
-  for kind, names in KIND_KNOBS.items():
+  for kind, names in ((kind, KIND_KNOBS[kind]) for kind in FEATURE_KINDS):
     for name in names:
       knob, text = _knob(name), getattr(args, name)
       if text is None:
