@@ -76,14 +76,18 @@ def _sums(g: jax.Array, normed: jax.Array, scale: jax.Array) -> tuple[jax.Array,
 def _sums_by_products(
   g: jax.Array, normed: jax.Array, scale: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Returns the same as `_sums`."""
-  shape, width = g.shape, g.shape[-1]
-  g, normed = g.reshape(-1, width), normed.reshape(-1, width)
+  """Returns the same as `_sums`; axes are not merged, since the partitioner would then gather what is sharded."""
+  num_rows = g.ndim - 1
   both = g * normed
-  weights = scale[:, None] / width
-  dx = g * scale[None] - g @ weights - normed * (both @ weights)
-  ones = jnp.ones((1, g.shape[0]), jnp.float32)
-  return dx.reshape(shape), (ones @ both)[0], (ones @ g)[0]
+  weights = scale / scale.shape[0]
+
+  def along(x: jax.Array) -> jax.Array:
+    return jnp.tensordot(x, weights, 1)[..., None]
+
+  def down(x: jax.Array) -> jax.Array:
+    return jnp.tensordot(jnp.ones(x.shape[:-1], x.dtype), x, num_rows)
+
+  return g * _row(scale, g.ndim) - along(g) - normed * along(both), down(both), down(g)
 
 
 layer_norm.defvjp(_forward, _backward)

@@ -73,7 +73,7 @@ def test_the_tpu_compilers_words_are_understood():
 
 
 def test_a_refusal_names_the_mildest_setting_of_each_knob_that_helps():
-  job = estimate_job(recipe(data__batch_size=16), jax.devices(), ROOMY)
+  job = estimate_job(recipe(data__batch_size=32), jax.devices(), ROOMY)
   tight = dataclasses.replace(job, hardware=dataclasses.replace(ROOMY, hbm_bytes=int(job.memory.total * 0.8)))
   helps = what_helps(tight)
   knobs = [change.partition('=')[0] for change, _ in helps]
