@@ -40,16 +40,22 @@ def get_config(arg: str = ''):
   )
   config = load_config(f'{SMALL}:{spec}' + ',smoke' * args.smoke)
   for name, kind in TARGETS.items():
-    config.evals[name] = _few_shot(kind, every=config.total)
+    config.evals[name] = _few_shot(kind, config.evals.test.batch_size, every=config.total)
   return config
 
 
-def _few_shot(kind: str, every: str):
+def _few_shot(kind: str, batch_size: int, every: str):
   """Returns the paper's few-shot evaluator on other images: ridge regression on frozen features, no training."""
   source = source_config(kind=kind, split='test')
   support = source_config(kind=kind, split='train')
   return evaluator(
-    kind='fewshot', source=source, train_source=support, shots=(5,), num_draws=10, batch_size=500, every=every
+    kind='fewshot',
+    source=source,
+    train_source=support,
+    shots=(5,),
+    num_draws=10,
+    batch_size=batch_size,
+    every=every,
   )
 
 
