@@ -211,5 +211,5 @@ def _memory(compiled: Any) -> dict[str, int]:
   status = pathlib.Path('/proc/self/status')
   if status.exists():
     peak = status.read_text().partition('VmHWM:')[2].split()[0]
-    sizes['peak of the process'] = int(peak) * 1024
+    sizes['process peak'] = int(peak) * 1024
   return sizes
