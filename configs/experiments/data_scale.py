@@ -2,8 +2,8 @@
 
   vitjax experiment --config=configs/experiments/data_scale.py --workdir=runs/data_scale
 
-Cost: not run in full yet. Expected: the CNN ahead on few images; the gap closes as they grow. The paper sees the ViT
-overtake beyond tens of millions of images, far above what is here.
+Cost: 21 minutes of one core (benchmarks/experiments/data_scale/results.md). Expected: the CNN ahead; the paper sees the
+ViT overtake beyond tens of millions of images, far above what is here.
 Arguments: model, num_train, seed, lr, smoke.
 """
 

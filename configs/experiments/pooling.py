@@ -2,7 +2,8 @@
 
   vitjax experiment --config=configs/experiments/pooling.py --workdir=runs/pooling
 
-Cost: not run in full yet. Expected: both reach the same accuracy, at different learning rates.
+Cost: 6 minutes of one core (benchmarks/experiments/pooling/results.md). Expected: both reach the same accuracy, at
+different learning rates.
 Arguments: pool, lr, seed, smoke.
 """
 
