@@ -71,17 +71,8 @@ def test_a_run_is_compared(capsys, monkeypatch, tmp_path):
     assert word in capsys.readouterr().out
 
 
-STALE = "README's mean of three seeds is 0.520; the same recipe now gives 0.461, 0.524 and 0.484: to be measured anew"
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  'name',
-  [
-    pytest.param(n, marks=pytest.mark.xfail(reason=STALE, strict=False)) if '-vit-' in n else n
-    for n in EMBEDDED
-  ],
-)
+@pytest.mark.parametrize('name', EMBEDDED)
 def test_the_embedded_numbers_are_reached(name, tmp_path, capsys):
   # The tests' eight devices do not divide the recipe's 300.
   command = [
