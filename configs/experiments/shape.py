@@ -2,7 +2,7 @@
 
   vitjax experiment --config=configs/experiments/shape.py --workdir=runs/shape
 
-Cost: not run in full yet. Every cell spends about the same training FLOPs.
+Cost: 12 minutes of one core (benchmarks/experiments/shape/results.md). Every cell spends about the same training FLOPs.
 Arguments: shape, seed, smoke.
 """
 
