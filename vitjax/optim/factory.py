@@ -65,8 +65,9 @@ def make_optimizer(
     steps += [_scale_by_path(multipliers), optax.scale(peak), weight_decay]
     steps.append(optax.scale_by_learning_rate(lambda step: schedule(step) / peak))
   else:
-    ratio = optax.stateless(_trust_ratio) if config.name == 'lamb' else optax.identity()
-    steps += [weight_decay, ratio, _scale_by_path(multipliers), optax.scale_by_learning_rate(schedule)]
+    # A checkpoint names the state by its place in the chain, so a step that some recipes lack is left out there.
+    ratio = [optax.stateless(_trust_ratio)] if config.name == 'lamb' else []
+    steps += [weight_decay, *ratio, _scale_by_path(multipliers), optax.scale_by_learning_rate(schedule)]
   optimizer = _in_float32(optax.chain(*steps))
   if not config.freeze:
     return optimizer
