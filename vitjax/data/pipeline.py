@@ -8,8 +8,6 @@ resumes at any step.
 
 from __future__ import annotations
 
-import abc
-import functools
 import logging
 import math
 import os
@@ -22,18 +20,15 @@ from absl import flags
 
 from vitjax.config.schema import DataConfig, EvalConfig
 from vitjax.data.decode import UnreadableError
+from vitjax.data.examples import FATAL, Batch, EvalExamples, Examples, TrainExamples
 from vitjax.data.folders import limited
 from vitjax.data.preprocess import Preprocess
-from vitjax.data.readers import Label
 from vitjax.data.sources import Source
-from vitjax.data.transforms import Augment, example_rng
+from vitjax.data.transforms import Augment
 from vitjax.data.workers import init_worker, start_workers
 from vitjax.errors import ConfigError, DataError, Problem
 
 log = logging.getLogger('vitjax')
-
-Batch = dict[str, np.ndarray]
-_Row = dict[str, Label]
 
 # Training has no end of its own; this many steps are as good as endless, and products with batch sizes stay
 # in int64.
@@ -42,108 +37,6 @@ _ENDLESS_STEPS = 1 << 40
 # thread to thread, cost as much as a small image.
 _CHUNK_PIXELS = 16 * 224 * 224
 _CHUNK_SIZES = (16, 256)
-# Smaller sources are shuffled by a table: index_shuffle permutes 2^16 numbers and walks until one is in range, which
-# takes 10 us an example with 4,000 examples and 6 ms with 8.
-_LISTED_EXAMPLES = 1 << 14
-_DTYPES = {
-  'label': np.int32,
-  'index': np.int64,
-  'asked': np.int64,
-  'skipped': np.int64,
-  'weight': np.float32,
-}
-# In a record's `skipped`: something that no budget covers, such as a label out of range.
-_FATAL = -1
-
-
-class _Example(abc.ABC):
-  """Makes the rows of this process. Picklable, for workers; a bad record is reported in its row."""
-
-  def __init__(
-    self,
-    source: Source,
-    *,
-    image_size: tuple[int, int],
-    batch_size: int,
-    process_index: int,
-    process_count: int,
-    chunk_size: int,
-  ):
-    self.source = source
-    self._image_size = image_size
-    self._batch_size = batch_size
-    self._process_index = process_index
-    self._local_size = batch_size // process_count
-
-    self.chunk_size = chunk_size
-
-  def __call__(self, chunk: int) -> Batch:
-    """Returns `chunk_size` neighbouring rows of this process's stream, stacked."""
-    step, row = divmod(int(chunk) * self.chunk_size, self._local_size)
-    first = step * self._batch_size + self._process_index * self._local_size + row
-    images = np.empty((self.chunk_size, *self._image_size, 3), np.uint8)
-    rows = [self.make(first + i, images[i]) for i in range(self.chunk_size)]
-    columns = {
-      name: np.array([row[name] for row in rows], dtype) for name, dtype in _DTYPES.items() if name in rows[0]
-    }
-    return {'image': images, **columns}
-
-  @abc.abstractmethod
-  def make(self, position: int, out: np.ndarray) -> _Row:
-    """Writes the image at a global position to `out`; returns the rest of the row, `asked` and `skipped` too."""
-
-
-class _TrainExample(_Example):
-  """Example p: image order(p), augmented with generator (seed, p)."""
-
-  def __init__(self, source: Source, augment: Augment, *, seed: int, shuffle: bool, **layout: int):
-    super().__init__(source, image_size=augment.image_size, **layout)
-    self._augment = augment
-    self._seed = seed
-    self._shuffle = shuffle
-
-  def make(self, position: int, out: np.ndarray) -> _Row:
-    asked = source_index(position, len(self.source), seed=self._seed, shuffle=self._shuffle)
-    candidates = min(self.source.max_corrupt + 1, len(self.source))
-    # Damaged records are not remembered: whether damage shows may depend on the crop, and example p may not depend
-    # on what this process met before.
-    for skipped in range(candidates):
-      index = (asked + skipped) % len(self.source)
-      try:
-        record = self.source[index]
-        self._augment(record['image'], example_rng(self._seed, position), out=out)
-        return _row(record['label'], index, asked, skipped)
-      except UnreadableError:
-        continue
-      except DataError:
-        out[:] = 0
-        return _row(self.source.no_label, asked, asked, _FATAL)
-    out[:] = 0
-    return _row(self.source.no_label, (asked + candidates) % len(self.source), asked, candidates)
-
-
-class _EvalExample(_Example):
-  """Example p of the split, without randomness; weight 0 beyond the end and for damaged ones."""
-
-  def __init__(self, source: Source, preprocess: Preprocess, **layout: int):
-    super().__init__(source, image_size=preprocess.image_size, **layout)
-    self._preprocess = preprocess
-
-  def make(self, position: int, out: np.ndarray) -> _Row:
-    index, skipped = position, 0
-    if position >= len(self.source):
-      index = -1
-    else:
-      try:
-        image, label = self.source.load(position)
-        out[:] = self._preprocess(image)
-        return {**_row(label, position, position, 0), 'weight': 1}
-      except UnreadableError:
-        skipped = 1
-      except DataError:
-        skipped = _FATAL
-    out[:] = 0
-    return {**_row(self.source.no_label, index, index, skipped), 'weight': 0}
 
 
 def _chunk_size(config: DataConfig, local_size: int) -> int:
@@ -162,38 +55,6 @@ def _num_threads(config: DataConfig) -> int:
   return min(max(cores // max(config.num_workers, 1), 2), 16)
 
 
-def _row(label: Label, index: int, asked: int, skipped: int) -> _Row:
-  return {'label': label, 'index': index, 'asked': asked, 'skipped': skipped}
-
-
-def source_index(position: int, num_examples: int, *, seed: int, shuffle: bool) -> int:
-  """Returns the example at a global position: each once per epoch, a new order every epoch.
-
-  Args:
-    position: 0 is the first example of step 0.
-    shuffle: False: the source's own order, in every epoch.
-  """
-  epoch, offset = divmod(position, num_examples)
-  if not shuffle or num_examples == 1:
-    return offset
-  if num_examples <= _LISTED_EXAMPLES:
-    return int(_epoch_order(seed, epoch, num_examples)[offset])
-  return grain.experimental.index_shuffle(
-    offset, max_index=num_examples - 1, seed=_epoch_seed(seed, epoch), rounds=4
-  )
-
-
-@functools.lru_cache(maxsize=8)
-def _epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
-  # RandomState, whose numbers NumPy has promised never to change; those of Generator may.
-  return np.random.RandomState(_epoch_seed(seed, epoch)).permutation(num_examples)
-
-
-@functools.lru_cache(maxsize=64)
-def _epoch_seed(seed: int, epoch: int) -> int:
-  return int(np.random.SeedSequence(seed, spawn_key=(epoch,)).generate_state(1)[0])
-
-
 class Batches:
   """An iterator of batches that also keeps the book of unreadable records. Close it, or use it in a `with`.
 
@@ -206,7 +67,7 @@ class Batches:
   """
 
   def __init__(
-    self, examples: _Example, config: DataConfig, *, local_size: int, start_step: int, num_batches: int | None
+    self, examples: Examples, config: DataConfig, *, local_size: int, start_step: int, num_batches: int | None
   ):
     self.num_batches = num_batches
     self.corrupt: dict[int, str] = {}
@@ -244,7 +105,7 @@ class Batches:
   def _account(self, asked: np.ndarray, skipped: np.ndarray) -> None:
     """Enters the skipped records into the book, and raises when that is too much."""
     for first, count in zip(asked[skipped != 0].tolist(), skipped[skipped != 0].tolist(), strict=True):
-      if count == _FATAL:
+      if count == FATAL:
         self._source.load(first)  # raises what the worker met
         raise DataError(
           'a record cannot be used', [Problem(self._source.name_of(first), '', 'a label in range')]
@@ -349,7 +210,7 @@ def train_batches(
   ]
   if problems:
     raise ConfigError('the augmentation is not consistent', problems)
-  examples = _TrainExample(
+  examples = TrainExamples(
     source,
     Augment.from_config(config),
     seed=seed,
@@ -384,7 +245,7 @@ def eval_batches(
   """
   local_size = _local_size('evals', config.batch_size, process_index, process_count)
   preprocess = Preprocess.from_config(data, resize_short=config.resize_short)
-  examples = _EvalExample(
+  examples = EvalExamples(
     source,
     preprocess,
     batch_size=config.batch_size,
