@@ -19,7 +19,8 @@ from faults.runs import Job
 from vitjax.config.schema import DataConfig, SourceConfig
 from vitjax.data import open_source, train_batches, write_array_record
 from vitjax.data.decode import UnreadableError, decode_image
-from vitjax.data.records import encode_example, masked_crc32c
+from vitjax.data.records import encode_example
+from vitjax.data.shards import masked_crc32c
 from vitjax.errors import DataError, VitjaxError
 
 

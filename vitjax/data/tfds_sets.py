@@ -7,7 +7,8 @@ import pathlib
 from vitjax.config.suggest import did_you_mean
 from vitjax.data.derived_labels import DERIVED_LABELS
 from vitjax.data.readers import ConcatReader, Reader, require, unknown_split
-from vitjax.data.records import ExampleReader, LabelFeature, LabelFn, make_shards
+from vitjax.data.records import ExampleReader, LabelFeature, LabelFn
+from vitjax.data.shards import make_shards
 from vitjax.errors import DataError, Problem
 
 _FORMATS = ('array_record', 'tfrecord')

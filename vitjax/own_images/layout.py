@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from vitjax.config.schema import SourceConfig
-from vitjax.data import arrow_sets, folders, manifests, records
+from vitjax.data import arrow_sets, folders, manifests, records, shards
 from vitjax.data.decode import MAX_PIXELS, UnreadableError
 from vitjax.data.readers import spread
 from vitjax.data.sources import Source, counts_per_class, open_source
@@ -79,7 +79,7 @@ def find_layout(path: str, *, split_seed: int) -> Layout:
     kind, facts = 'manifest', manifests.manifest_facts(path)
     splits, multi_label = facts.splits, facts.multi_label
   elif any(place.glob('*.array_record*')):
-    kind, splits = 'array_record', records.record_splits('array_record', place)
+    kind, splits = 'array_record', shards.record_splits('array_record', place)
     multi_label = records.are_multi_label(place)
   elif arrow_sets.is_huggingface(path):
     kind, splits = 'huggingface', tuple(arrow_sets.huggingface_splits(path))

@@ -16,7 +16,7 @@ import numpy as np
 from vitjax.config.schema import SourceConfig
 from vitjax.data import arrow_sets, folders, manifests
 from vitjax.data.readers import require
-from vitjax.data.records import CLASS_NAMES_FILE, PREPARED_FILE, encode_example
+from vitjax.data.records import PREPARED_FILE, encode_example, write_class_names
 from vitjax.data.sources import Source, counts_per_class, open_source
 from vitjax.errors import DataError, Problem
 
@@ -113,9 +113,7 @@ def prepare(
         _write_shard(source, range(bounds[i], bounds[i + 1]), file)
         written += 1
       progress(f'{file.name}: {bounds[i + 1] - bounds[i]:,} images')
-  (target / CLASS_NAMES_FILE).write_text(
-    json.dumps(list(first.class_names), ensure_ascii=False), encoding='utf-8'
-  )
+  write_class_names(target, first.class_names)
   counts = {name: _verified(source, target, name) for name, source in sources.items()}
   (target / PREPARED_FILE).write_text(
     json.dumps({**plan, 'counts': counts}, indent=2, ensure_ascii=False) + '\n', encoding='utf-8'

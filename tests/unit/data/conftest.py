@@ -89,7 +89,7 @@ def tfds_tfrecord(tfds_array_record: pathlib.Path, tmp_path_factory: pytest.Temp
   """Returns the version folder of the same data set as TFRecord files, their framing written by hand."""
   from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-  from vitjax.data.records import masked_crc32c
+  from vitjax.data.shards import masked_crc32c
 
   source = tfds_array_record / 'tiny_shapes' / '1.0.0'
   target = tmp_path_factory.mktemp('tfrecord') / 'tiny_shapes' / '1.0.0'
