@@ -2,9 +2,9 @@
 
   python -m launch local --processes=4 --devices=2 -- train --config=configs/quickstart.py --workdir=runs/mnist
 
-Each line of output starts with the rank that wrote it. When one process fails, the others are ended. SIGTERM and
-Ctrl-C go on to all; when this launcher itself is killed, they save and leave. The exit code is that of the first
-process that failed; 42, asking for another start, if all of them were preempted and saved.
+Each line of output starts with the rank that wrote it. When one process fails, the others are ended. SIGTERM, Ctrl-C
+and the closing of the terminal go on to all; when this launcher itself is killed, they save and leave. The exit code is
+that of the first process that failed; 42, asking for another start, if all of them were preempted and saved.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import BinaryIO
 from vitjax.errors import ConfigError, Problem
 
 EXIT_RESTART = 42
-_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 # util-linux's; elsewhere, processes outlive a launcher that is killed with SIGKILL. The signal comes when the thread
 # that started them ends.
 _SETPRIV = shutil.which('setpriv')
@@ -188,7 +188,8 @@ class _Group:
 
     old = {}
     if threading.current_thread() is threading.main_thread():
-      old = {number: signal.signal(number, forward) for number in _FORWARDED}
+      ignored = [n for n in _FORWARDED if signal.getsignal(n) == signal.SIG_IGN]  # SIGHUP under nohup
+      old = {number: signal.signal(number, forward) for number in _FORWARDED if number not in ignored}
     try:
       yield
     finally:
@@ -212,6 +213,7 @@ class _Group:
     self._write(f'launch local: {text}\n'.encode())
 
   def _write(self, line: bytes) -> None:
-    with self._write_lock:
+    # A terminal that was closed ends neither the run nor the reading of what its processes say.
+    with self._write_lock, contextlib.suppress(OSError):
       self._out.write(line)
       self._out.flush()

@@ -6,12 +6,13 @@ Nothing heavy is imported before a command runs, so that --help and refusals are
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import vitjax
 from vitjax.errors import EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_RUN_FAILED, VitjaxError, exit_code
@@ -60,7 +61,17 @@ def end(code: int) -> NoReturn:
     from vitjax.parallel.coordination import leave
 
     leave(code, last_s=_LAST_TURN_S)
+  for stream in (sys.stdout, sys.stderr):
+    try:
+      stream.flush()
+    except OSError:
+      _discard(stream)
   sys.exit(code)
+
+
+def _discard(stream: TextIO) -> None:
+  """Sends a stream that nobody takes any more nowhere; Python's own last flush would change the exit code."""
+  os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,11 +101,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     return command.run(args, overrides)
   except VitjaxError as error:
-    print(f'vitjax {argv[0]}: {error}', file=sys.stderr)
+    with contextlib.suppress(OSError):  # of a terminal that was closed
+      print(f'vitjax {argv[0]}: {error}', file=sys.stderr)
     return exit_code(error)
   except BrokenPipeError:
     # The reader of our output has gone, as in `vitjax ... | head`: nothing is left to say.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _discard(sys.stdout)
     return EXIT_RUN_FAILED
   except KeyboardInterrupt:
     print(f'vitjax {argv[0]}: interrupted', file=sys.stderr)

@@ -13,7 +13,7 @@ import grain
 import numpy as np
 
 # What tells the main process to leave: Ctrl-C, and training/preemption.py's signals.
-_DEAF_TO = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+_DEAF_TO = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
 
 def start_workers(iterator: grain.DatasetIterator) -> futures.Future[dict[str, np.ndarray]]:

@@ -33,7 +33,7 @@ def train(
   """Trains to run.stop_step, resuming what `workdir` already holds; returns the last evaluation's metrics.
 
   Host-side; called by every process with the same run. Writes WORKDIR/checkpoints, metrics.jsonl and
-  tensorboard/. While it runs, SIGTERM, SIGUSR1 and SIGUSR2 mean: save this step, on all processes, and leave.
+  tensorboard/. While it runs, SIGTERM, SIGUSR1, SIGUSR2 and SIGHUP mean: save this step, on all processes, and leave.
 
   Args:
     run: from `build`.

@@ -11,8 +11,8 @@ from types import FrameType
 from vitjax.parallel.coordination import Board
 
 # SIGTERM: cluster managers and the maintenance of cloud machines. SIGUSR1 and SIGUSR2: SLURM's --signal before the
-# time limit.
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+# time limit. SIGHUP: the terminal was closed, or its connection lost.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
 
 class SignalWatch:
@@ -20,7 +20,7 @@ class SignalWatch:
 
   Python runs signal handlers in the main thread, between two bytecodes: not while that thread compiles or waits for
   a device. The byte that Python's C handler writes to a pipe comes through at once. Outside of the main thread,
-  where Python lets nobody touch signals, nothing is caught.
+  where Python lets nobody touch signals, nothing is caught. SIGHUP stays ignored under nohup.
   """
 
   def __init__(self):
@@ -28,7 +28,8 @@ class SignalWatch:
     self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     if self._active:
       self._old_fd = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-      self._old = {number: signal.signal(number, _caught) for number in SIGNALS}
+      wanted = SIGNALS if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else SIGNALS[:-1]
+      self._old = {number: signal.signal(number, _caught) for number in wanted}
 
   def wait(self, timeout_s: float) -> str | None:
     """Returns the name of a signal that has come, or None after `timeout_s` or `wake`."""

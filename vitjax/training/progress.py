@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -59,8 +63,44 @@ class Throughput:
     return perf | {'perf/input_wait': input_share(lap), 'perf/goodput': goodput(now)}
 
 
+class _Outlived(io.TextIOBase):
+  """Standard output as it is now. When a terminal is closed or `| tee` killed, the rest of the run writes nowhere."""
+
+  def __init__(self):
+    self._stream = sys.stdout
+
+  @property
+  def encoding(self) -> str:
+    return self._stream.encoding
+
+  def isatty(self) -> bool:
+    return self._stream.isatty()
+
+  def fileno(self) -> int:
+    return self._stream.fileno()
+
+  def write(self, text: str) -> int:
+    with self._lasting():
+      self._stream.write(text)
+    return len(text)
+
+  def flush(self) -> None:
+    with self._lasting():
+      self._stream.flush()
+
+  @contextlib.contextmanager
+  def _lasting(self) -> Iterator[None]:
+    try:
+      yield
+    except OSError:
+      # What is still in the buffer would fail again when Python ends, and change the exit code.
+      os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
 class ProgressDisplay:
   """A rich progress bar on a terminal; plain lines where output goes to a file. Silent when not enabled.
+
+  When nobody takes the output any more, the run goes on without it.
 
   Args:
     total_steps: length of the bar.
@@ -72,7 +112,7 @@ class ProgressDisplay:
     self._enabled = enabled
     self._total = total_steps
     self._start_step, self._start_s = start_step, time.perf_counter()
-    self.console = Console(quiet=not enabled, soft_wrap=True, highlight=False)
+    self.console = Console(file=_Outlived(), quiet=not enabled, soft_wrap=True, highlight=False)
     self._bar = None
     if enabled and self.console.is_terminal:
       self._bar = Progress(

@@ -322,7 +322,7 @@ if __name__ == '__main__':
     while len(children()) < 2:  # the signals below hit workers that are still starting
       time.sleep(0.01)
     for pid in children():
-      for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+      for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
         os.kill(pid, number)
     for _ in range(20):
       next(batches)
@@ -375,11 +375,11 @@ def is_running(pid):
 
 
 def test_workers_ignore_termination_signals():
-  numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+  numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
   before = [signal.getsignal(number) for number in numbers]
   try:
     workers.init_worker(0, 2)
-    assert [signal.getsignal(number) for number in numbers] == [signal.SIG_IGN] * 4
+    assert [signal.getsignal(number) for number in numbers] == [signal.SIG_IGN] * 5
   finally:
     for number, handler in zip(numbers, before, strict=True):
       signal.signal(number, handler)

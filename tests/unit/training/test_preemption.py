@@ -189,3 +189,13 @@ def test_every_signal_that_means_leave_is_seen_while_the_main_thread_is_busy(num
   watch.close()
   assert seen == [number.name]
   assert signal.getsignal(number) == before
+
+
+def test_under_nohup_the_end_of_the_terminal_means_nothing():
+  before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+  watch = SignalWatch()
+  try:
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+  finally:
+    watch.close()
+    signal.signal(signal.SIGHUP, before)
