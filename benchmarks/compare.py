@@ -180,7 +180,7 @@ def main() -> None:
 def _processor() -> str:
   info = pathlib.Path('/proc/cpuinfo')
   names = info.read_text().split('model name\t: ') if info.exists() else []
-  return names[1].partition('\n')[0] if len(names) > 1 else platform.processor()
+  return names[1].partition('\n')[0] if len(names) > 1 else platform._processor()
 
 
 if __name__ == '__main__':
