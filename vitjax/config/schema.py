@@ -208,7 +208,7 @@ class InitConfig:
   """Where the weights of a new run come from. A workdir that already holds a checkpoint always wins."""
 
   checkpoint: str | None = knob(None, 'vitjax workdir or checkpoint step, or any released file or folder that vitjax.load reads, to start from; None: random')
-  head: str = knob('reset', "replace the head by a zero-initialised one and drop pre_logits, or keep both", choices=('reset', 'keep'), source='ViT B.1.1')
+  head: str = knob('reset', "replace the head by a zero-initialised one and drop pre_logits; replace it likewise by the linear probe of the training images; or keep both", choices=('reset', 'probe', 'keep'), source='ViT B.1.1; probe: LP-FT 2202.10054')
   position_resize: str = knob('zoom', "resampling of learned positions to another grid: scipy's corner-aligned zoom, or half-pixel bilinear / bicubic", choices=('zoom', 'bilinear', 'bicubic'), source='ViT 3.2')
 
 

@@ -21,6 +21,7 @@ from vitjax.loading import read_origin
 from vitjax.parallel.distributed import is_main
 from vitjax.training.build import Run
 from vitjax.training.numerics import Health
+from vitjax.training.probed_head import probed_params
 from vitjax.training.state import TrainState
 from vitjax.training.teacher import place
 from vitjax.trees import flatten, map_with_path
@@ -164,16 +165,21 @@ def _transfer(run: Run, state: TrainState, source: str, workdir: pathlib.Path) -
   params, report = initialize_from(
     map_with_path(on_host, state.params),
     old.params,
-    head=init.head,
+    head='keep' if init.head == 'keep' else 'reset',
     position_resize=init.position_resize,
     **differences,
   )
+  placed = jax.tree.map(place, params, run.abstract_state.params)
+  notes = []
+  if init.head == 'probe':
+    placed, note = probed_params(run, placed)
+    notes.append(f'\n  {note}')
   if is_main():
-    (workdir / 'init_report.txt').write_text(f'weights from {source}: {report}\n', encoding='utf-8')
+    text = f'weights from {source}: {report}{"".join(notes)}\n'
+    (workdir / 'init_report.txt').write_text(text, encoding='utf-8')
     if run.recipe.log.progress:
       changed = [f'\n  {r.action} {r.path}  {r.note}' for r in report.rows if r.action != 'loaded']
-      log.info('weights from %s: %s%s', source, report.summary(), ''.join(changed))
-  placed = jax.tree.map(place, params, run.abstract_state.params)
+      log.info('weights from %s: %s%s', source, report.summary(), ''.join([*changed, *notes]))
   ema_params = None if state.ema_params is None else jax.tree.map(lambda x: x.copy(), placed)
   return dataclasses.replace(state, params=placed, ema_params=ema_params)
 

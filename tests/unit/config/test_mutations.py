@@ -309,6 +309,9 @@ MUTATIONS = [
   ({'checkpoint.keep_best': 'val/loss'}, 'checkpoint.keep_best', 'largest'),
   ({'evals': {}, 'checkpoint.keep_best': 'val/accuracy_top1'}, 'checkpoint.keep_best', 'no evaluators'),
   ({'init.head': 'keep'}, 'init.head', 'init.checkpoint'),
+  ({'init.head': 'probe'}, 'init.head', 'init.checkpoint'),
+  ({'init.checkpoint': HERE, 'init.head': 'probe', **MASKED}, 'init.head', 'logistic regression'),
+  ({'init.checkpoint': HERE, 'init.head': 'probe', 'objective.loss': 'sigmoid'}, 'init.head', 'softmax'),
   ({'init.position_resize': 'bicubic'}, 'init.position_resize', 'init.checkpoint'),
   ({'init.checkpoint': HERE + '/recipez'}, 'init.checkpoint', HERE + '/recipes?'),
   (
@@ -512,6 +515,7 @@ def test_a_knob_that_is_refused_is_not_reported_again_by_checks_that_read_it():
     {'parallel.rules': [('head/kernel', 'none, data+fsdp'), ('.*/scale', 'replicated')]},
     {'checkpoint.keep_best': 'val/accuracy_top5'},
     {'init.checkpoint': HERE, 'init.head': 'keep', 'init.position_resize': 'bilinear'},
+    {'init.checkpoint': HERE, 'init.head': 'probe'},
     {'data.source.split': 'train[-100:]'},
     {'data.source.split': 'train[10%:12.5%] + val[-5:]'},
     {'model.position': 'relative', 'model.position_at': 'every_layer_shared'},

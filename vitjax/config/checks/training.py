@@ -24,7 +24,19 @@ def check_training(found: Findings) -> None:
   init = found.recipe.init
   if init.checkpoint is not None:
     check_exists(found, 'init.checkpoint', init.checkpoint, 'a file or a folder')
+  _check_probed_head(found)
   _check_teacher(found)
+
+
+def _check_probed_head(found: Findings) -> None:
+  recipe = found.recipe
+  decide = ('objective.name', 'objective.loss', 'model.num_classes', 'data.source.multi_label')
+  if recipe.init.head != 'probe' or not found.good(*decide):
+    return
+  fits = recipe.objective.name in ('classification', 'distillation') and recipe.objective.loss == 'softmax'
+  if not fits or recipe.data.source.multi_label or recipe.model.num_classes == 0:
+    expected = "'reset' or 'keep', unless a head learns one class per image with objective.loss = 'softmax'"
+    found.add('init.head', expected, 'The probe is a multinomial logistic regression')
 
 
 def _check_teacher(found: Findings) -> None:
