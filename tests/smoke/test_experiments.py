@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shlex
 
 import pytest
 
@@ -15,9 +16,11 @@ NAMES = sorted(path.stem for path in FOLDER.glob('*.py') if path.stem != 'small'
 @pytest.mark.parametrize('name', NAMES)
 def test_smoke_form_writes_a_page(name, tmp_path, capsys):
   command = ['experiment', f'--config={FOLDER / name}.py', f'--workdir={tmp_path}', '--smoke']
+  command += ['--config.log.tensorboard=False']
   assert main(command) == 0
   page = (tmp_path / 'results.md').read_text()
   assert 'Smoke form' in page
+  assert shlex.join(['vitjax', *command]) in page, 'the command that repeats it'
   assert 'nan' not in page
   assert {path.name for path in tmp_path.glob('results.*')} >= {f'results.{s}' for s in ('md', 'csv', 'json')}
   pictures = re.findall(r'!\[[^]]*\]\((.*?)\)', page)

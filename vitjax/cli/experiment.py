@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+import shlex
 import time
 
 from vitjax.cli.cells import Task, run_all
@@ -62,9 +63,9 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     {'name': result['name'], 'labels': labels[result['name']], **result}
     for result in run_all(tasks, max(args.processes, 1))
   ]
-  command = f'vitjax experiment --config={args.config} --workdir={args.workdir}' + (
-    ' --smoke' if args.smoke else ''
-  )
+  flags = [f'--config={args.config}', f'--workdir={args.workdir}', *(['--smoke'] if args.smoke else [])]
+  flags += [f'--config.{path}={value}' for path, value in overrides]
+  command = f'vitjax experiment {shlex.join(flags)}'
   page = report.write(experiment, results, workdir, command=command, wall_s=time.perf_counter() - began_s)
   print(page)
   print(f'page: {workdir / "results.md"}')
