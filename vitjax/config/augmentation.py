@@ -1,9 +1,22 @@
-"""What a level of RandAugment means for each of its operations; the host's form and the device's both read it."""
+"""The numbers of the augmentations, and what a level of RandAugment means for each of its operations.
+
+The form for the input workers (data/randaugment.py) and the one for the device (ops/augment.py) both read them.
+"""
 
 from __future__ import annotations
 
 FILL = 128  # grey of what comes in from outside, and of cut-out squares
 _MAX_LEVEL = 10
+
+# Three-augment (DeiT-III, arXiv 2204.07118).
+SOLARIZE_AT = 128  # smallest value that is inverted
+BLUR_RADII = (0.1, 2.0)  # standard deviation of its blur, pixels
+JITTER = 0.3  # strength of its colour jitter
+
+# Random erasing (arXiv 1708.04896; aspects as in timm).
+ERASED_AREA = (0.02, 1 / 3)  # share of the image
+ERASED_ASPECT = (0.3, 1 / 0.3)  # height / width
+ERASING_TRIES = 10  # boxes that may not fit, before the image stays whole
 
 # In this order they are drawn.
 RANDAUGMENT_OPERATIONS = (

@@ -7,9 +7,17 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from vitjax.config.augmentation import FILL, RANDAUGMENT_OPERATIONS, strength
-
-_JITTER = 0.3  # of three-augment's colour jitter: factors in [0.7, 1.3]
+from vitjax.config.augmentation import (
+  BLUR_RADII,
+  ERASED_AREA,
+  ERASED_ASPECT,
+  ERASING_TRIES,
+  FILL,
+  JITTER,
+  RANDAUGMENT_OPERATIONS,
+  SOLARIZE_AT,
+  strength,
+)
 
 Operation = Callable[[Image.Image, float, np.random.Generator], Image.Image]
 
@@ -127,10 +135,10 @@ def three_augment(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
   if choice == 0:
     picture = ImageOps.grayscale(picture).convert('RGB')
   elif choice == 1:
-    picture = ImageOps.solarize(picture, 128)
+    picture = ImageOps.solarize(picture, SOLARIZE_AT)
   else:
-    picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2.0)))
-  return color_jitter(np.array(picture), rng, strength=_JITTER)
+    picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(*BLUR_RADII)))
+  return color_jitter(np.array(picture), rng, strength=JITTER)
 
 
 def color_jitter(image: np.ndarray, rng: np.random.Generator, *, strength: float) -> np.ndarray:
@@ -167,8 +175,8 @@ def random_erasing(image: np.ndarray, rng: np.random.Generator, *, rate: float) 
   if rng.random() >= rate:
     return image
   h, w = image.shape[:2]
-  for _ in range(10):
-    area, aspect = rng.uniform(0.02, 1 / 3) * h * w, np.exp(rng.uniform(np.log(0.3), -np.log(0.3)))
+  for _ in range(ERASING_TRIES):
+    area, aspect = rng.uniform(*ERASED_AREA) * h * w, np.exp(rng.uniform(*np.log(ERASED_ASPECT)))
     height, width = round(float(np.sqrt(area * aspect))), round(float(np.sqrt(area / aspect)))
     if 0 < height < h and 0 < width < w:
       top, left = rng.integers(0, h - height + 1), rng.integers(0, w - width + 1)

@@ -14,14 +14,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vitjax.config.augmentation import FILL, RANDAUGMENT_OPERATIONS, SIGNED_OPERATIONS, strength
+from vitjax.config.augmentation import (
+  BLUR_RADII,
+  ERASED_AREA,
+  ERASED_ASPECT,
+  ERASING_TRIES,
+  FILL,
+  JITTER,
+  RANDAUGMENT_OPERATIONS,
+  SIGNED_OPERATIONS,
+  SOLARIZE_AT,
+  strength,
+)
 from vitjax.config.schema import DataConfig
 
 _ID = {name: number for number, name in enumerate(RANDAUGMENT_OPERATIONS)}
 _FIXED = 16  # binary places of the coordinates, as in Pillow
 _BLUR_PASSES, _BOX_RADIUS = 3, 2  # a box of 5 pixels holds what a standard deviation of 2 asks for
-_JITTER = 0.3
-_BOX_TRIES = 10
 
 
 def _each(function: Callable[..., jax.Array], key: jax.Array, images: jax.Array) -> jax.Array:
@@ -193,13 +202,13 @@ def three_augment(key: jax.Array, images: jax.Array) -> jax.Array:
     which, radius = jax.random.split(key)
     number = jax.random.randint(which, (), 0, 3)
     pixels = image.astype(jnp.int32)
-    blurred = _blur(pixels, jax.random.uniform(radius, minval=0.1, maxval=2.0))
-    solarized = jnp.where(pixels < 128, pixels, 255 - pixels)
+    blurred = _blur(pixels, jax.random.uniform(radius, minval=BLUR_RADII[0], maxval=BLUR_RADII[1]))
+    solarized = jnp.where(pixels < SOLARIZE_AT, pixels, 255 - pixels)
     chosen = jnp.where(number == 0, _grey(pixels), jnp.where(number == 1, solarized, blurred))
     return chosen.astype(jnp.uint8)
 
   first, second = jax.random.split(key)
-  return color_jitter(second, _each(one, first, images), strength=_JITTER)
+  return color_jitter(second, _each(one, first, images), strength=JITTER)
 
 
 def _blur(pixels: jax.Array, deviation: jax.Array) -> jax.Array:
@@ -256,8 +265,9 @@ def random_erasing(key: jax.Array, images: jax.Array, *, rate: float) -> jax.Arr
 
   def one(key: jax.Array, image: jax.Array) -> jax.Array:
     chance, area, aspect, place, noise = jax.random.split(key, 5)
-    areas = jax.random.uniform(area, (_BOX_TRIES,), minval=0.02, maxval=1 / 3) * h * w
-    aspects = jnp.exp(jax.random.uniform(aspect, (_BOX_TRIES,), minval=math.log(0.3), maxval=-math.log(0.3)))
+    tries, (shortest, tallest) = (ERASING_TRIES,), map(math.log, ERASED_ASPECT)
+    areas = jax.random.uniform(area, tries, minval=ERASED_AREA[0], maxval=ERASED_AREA[1]) * h * w
+    aspects = jnp.exp(jax.random.uniform(aspect, tries, minval=shortest, maxval=tallest))
     heights, widths = jnp.round(jnp.sqrt(areas * aspects)), jnp.round(jnp.sqrt(areas / aspects))
     fits = (heights > 0) & (heights < h) & (widths > 0) & (widths < w)
     first = jnp.argmax(fits)

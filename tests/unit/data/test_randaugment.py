@@ -4,34 +4,15 @@ import io
 
 import numpy as np
 import pytest
+from photographs import crops
 from PIL import Image, ImageEnhance, ImageOps
-from sklearn.datasets import load_sample_images
+from pillow_operations import by_pillow
 
 from vitjax.config.augmentation import FILL, RANDAUGMENT_OPERATIONS
 from vitjax.data.randaugment import OPERATIONS, color_jitter, randaugment, random_erasing, three_augment
 from vitjax.data.transforms import Augment, example_rng
 
-
-def photographs(count=20, side=96):
-  """Returns `count` different crops of real photographs, uint8 [side, side, 3]."""
-  whole = load_sample_images().images
-  rng = np.random.default_rng(0)
-  crops = []
-  for i in range(count):
-    image = whole[i % len(whole)]
-    top, left = rng.integers(0, image.shape[0] - side), rng.integers(0, image.shape[1] - side)
-    crops.append(np.ascontiguousarray(image[top : top + side, left : left + side]))
-  return crops
-
-
-class Signs:
-  """A generator that always draws the same number."""
-
-  def __init__(self, value):
-    self.value = value
-
-  def random(self):
-    return self.value
+SIDE = 96
 
 
 def by_definition(name, x, level):
@@ -67,10 +48,8 @@ def by_definition(name, x, level):
 @pytest.mark.parametrize('name', OPERATIONS)
 def test_operations_are_within_a_grey_level_of_their_definition(name, level):
   compared = 0
-  for x in photographs():
-    found = np.asarray(
-      OPERATIONS[name](Image.fromarray(x), level, Signs(0.9)) if name != 'cutout' else Image.fromarray(x)
-    )
+  for x in crops(20, SIDE, SIDE):
+    found = by_pillow(name, x, level)
     assert found.shape == x.shape
     assert found.dtype == np.uint8
     expected = by_definition(name, x, level)
@@ -85,12 +64,12 @@ DEFINED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize('x', photographs(4), ids=str)
+@pytest.mark.parametrize('x', [*crops(4, SIDE, SIDE)], ids=str)
 def test_the_others_are_pillows_own(x):
   image, grey = Image.fromarray(x), (FILL, FILL, FILL)
 
   def same(name, expected):
-    np.testing.assert_array_equal(np.asarray(OPERATIONS[name](image, 6.0, Signs(0.9))), np.asarray(expected))
+    np.testing.assert_array_equal(by_pillow(name, x, 6.0), np.asarray(expected))
 
   same('equalize', ImageOps.equalize(image))
   same('sharpness', ImageEnhance.Sharpness(image).enhance(0.6 * 1.8 + 0.1))
@@ -101,18 +80,16 @@ def test_the_others_are_pillows_own(x):
 
 
 def test_level_0_is_a_level():
-  x = photographs(1)[0]
+  x = crops(1, SIDE, SIDE)[0]
   for name in OPERATIONS:
-    assert np.asarray(OPERATIONS[name](Image.fromarray(x), 0.0, np.random.default_rng(0))).shape == x.shape, (
-      name
-    )
-  assert not np.asarray(OPERATIONS['posterize'](Image.fromarray(x), 0.0, Signs(0.9))).any(), 'no bit is kept'
+    assert by_pillow(name, x, 0.0).shape == x.shape, name
+  assert not by_pillow('posterize', x, 0.0).any(), 'no bit is kept'
 
 
 def test_signs_turn_the_other_way():
-  x = photographs(1)[0]
+  x = crops(1, SIDE, SIDE)[0]
   for name in ('rotate', 'shear_x', 'shear_y', 'shift_x', 'shift_y'):
-    one, other = (np.asarray(OPERATIONS[name](Image.fromarray(x), 6.0, Signs(v))) for v in (0.1, 0.9))
+    one, other = (by_pillow(name, x, 6.0, negative=negative) for negative in (False, True))
     assert (one != other).any(), name
 
 
@@ -147,7 +124,7 @@ def test_each_operation_is_drawn_as_often(monkeypatch):
 
 
 def test_three_augment_takes_one_of_three():
-  x = photographs(1)[0]
+  x = crops(1, SIDE, SIDE)[0]
   greys = sum(np.ptp(three_augment(x, example_rng(1, i)).astype(int), axis=-1).max() <= 1 for i in range(300))
   assert 70 < greys < 130  # 100 expected, standard deviation 8.2
 
@@ -172,7 +149,7 @@ def test_random_erasing_has_its_rate_and_area():
 
 
 def test_knobs_reach_the_transform_and_the_example_number_decides():
-  x = photographs(1)[0]
+  x = crops(1, SIDE, SIDE)[0]
   base = {
     'image_size': (32, 32), 'crop': 'resize', 'crop_area': (0.05, 1.0), 'crop_ratio': (0.75, 1.33), 'shift': 0,
     'flip': False, 'interpolation': 'bilinear',
@@ -192,7 +169,7 @@ def test_knobs_reach_the_transform_and_the_example_number_decides():
 
 def test_jpegs_pass_through(tmp_path):
   data = io.BytesIO()
-  Image.fromarray(photographs(1)[0]).save(data, 'JPEG')
+  Image.fromarray(crops(1, SIDE, SIDE)[0]).save(data, 'JPEG')
   assert randaugment(np.asarray(Image.open(data)), example_rng(0, 0), layers=3, magnitude=15).shape == (
     96,
     96,

@@ -7,14 +7,14 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pillow_operations
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from photographs import crops
 from PIL import Image, ImageFilter
-from sklearn.datasets import load_sample_images
 
 from vitjax.config import default_config, parse_recipe
 from vitjax.config.augmentation import RANDAUGMENT_OPERATIONS
-from vitjax.data.randaugment import OPERATIONS
 from vitjax.objectives.classification import Classification
 from vitjax.ops.augment import (
   _blur,
@@ -29,50 +29,16 @@ from vitjax.ops.augment import (
 KEY = jax.random.key(0)
 
 
-def photographs(count, height=56, width=72):
-  """Returns `count` different crops of real photographs, uint8 [count, height, width, 3]."""
-  whole = load_sample_images().images
-  rng = np.random.default_rng(0)
-  crops = []
-  for i in range(count):
-    image = whole[i % len(whole)]
-    top, left = rng.integers(0, image.shape[0] - height), rng.integers(0, image.shape[1] - width)
-    crops.append(image[top : top + height, left : left + width])
-  return np.stack(crops)
-
-
-class Draws:
-  """Pillow's side of an operation: a given sign, and the middle of the image."""
-
-  def __init__(self, negative):
-    self.negative = negative
-
-  def random(self):
-    return 0.1 if self.negative else 0.9
-
-  def integers(self, low, high):
-    return (low + high) // 2
-
-
 @pytest.mark.parametrize('level', [0.0, 3.0, 9.0, 15.0])
 def test_operations_are_within_a_grey_level_of_pillows(level):
-  photos = photographs(20)
-  centre = (photos.shape[1] // 2, photos.shape[2] // 2)
-  cases = [(number, negative) for number in range(16) for negative in (False, True)]
-  both = jax.jit(
-    lambda i, x, number, negative: operation(x[i], number, level, negative=negative, centre=centre)
-  )
-  apply = jax.jit(jax.vmap(both, (0, None, None, None)))
-  for number, negative in cases:
-    name = RANDAUGMENT_OPERATIONS[number]
-    ours = np.asarray(apply(jnp.arange(20), photos, number, negative)).astype(int)
-    pillows = np.stack([OPERATIONS[name](Image.fromarray(x), level, Draws(negative)) for x in photos]).astype(
-      int
-    )
+  compared = set()
+  for name, negative, ours, pillows in pillow_operations.both_ways(crops(20, 56, 72), level):
     assert np.abs(ours - pillows).max() <= 1, (name, negative)
     # All but the truncation of sums is exact.
     if name not in ('autocontrast', 'color', 'contrast', 'sharpness', 'brightness'):
       np.testing.assert_array_equal(ours, pillows, err_msg=name)
+    compared.add((name, negative))
+  assert len(compared) == 32
 
 
 def test_flat_images_have_no_contrast_to_stretch():
@@ -84,7 +50,7 @@ def test_flat_images_have_no_contrast_to_stretch():
 
 
 def test_every_operation_is_drawn_as_often_by_every_image_for_itself():
-  photo = photographs(1, 24, 24)[0]
+  photo = crops(1, 24, 24)[0]
   n = 480
   found = np.asarray(
     jax.jit(functools.partial(randaugment, layers=1, magnitude=2.0))(
@@ -102,14 +68,14 @@ def test_every_operation_is_drawn_as_often_by_every_image_for_itself():
 
 
 def test_three_augment_takes_one_of_three():
-  photo = photographs(1)[0]
+  photo = crops(1, 56, 72)[0]
   found = np.asarray(jax.jit(three_augment)(KEY, jnp.broadcast_to(photo, (300, *photo.shape))))
   greys = sum(np.ptp(image.astype(int), axis=-1).max() <= 1 for image in found)
   assert 70 < greys < 130  # 100 expected, standard deviation 8.2
 
 
 def test_blur_is_close_to_pillows():
-  photo = photographs(1)[0]
+  photo = crops(1, 56, 72)[0]
   for radius in (0.4, 1.0, 2.0):
     found = np.asarray(_blur(jnp.asarray(photo, jnp.int32), radius)).astype(int)
     pillows = np.asarray(Image.fromarray(photo).filter(ImageFilter.GaussianBlur(radius))).astype(int)
@@ -143,7 +109,7 @@ def test_devices_do_not_talk():
   )
   mesh = Mesh(np.array(jax.devices()), ('data',))
   rows = NamedSharding(mesh, PartitionSpec('data'))
-  batch = jnp.asarray(photographs(16, 16, 16))
+  batch = jnp.asarray(crops(16, 16, 16))
   step = jax.jit(
     lambda key, images: augmented(key, images, config), in_shardings=(None, rows), out_shardings=rows
   )
@@ -155,7 +121,7 @@ def test_devices_do_not_talk():
 
 def test_recipes_reach_the_device():
   data = parse_recipe(default_config()).data
-  batch = {'image': jnp.asarray(photographs(2, 32, 32)), 'label': jnp.arange(2)}
+  batch = {'image': jnp.asarray(crops(2, 32, 32)), 'label': jnp.arange(2)}
 
   def images(**knobs):
     objective = Classification(
