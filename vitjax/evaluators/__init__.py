@@ -8,7 +8,6 @@ from vitjax.evaluators.build import Evaluator, build_evaluator, eval_sources, re
 from vitjax.evaluators.classification import ClassificationEvaluator
 from vitjax.evaluators.features import FeatureExtractor, Features, make_features
 from vitjax.evaluators.multilabel import MultiLabelEvaluator, average_precisions
-from vitjax.evaluators.predictions import Predictor
 from vitjax.evaluators.transfer import Probe, TransferEvaluator, make_probe
 
 __all__ = [
@@ -18,7 +17,6 @@ __all__ = [
   'FeatureExtractor',
   'Features',
   'MultiLabelEvaluator',
-  'Predictor',
   'Probe',
   'TransferEvaluator',
   'average_precisions',

@@ -18,7 +18,6 @@ from vitjax.evaluators.attention import AttentionEvaluator
 from vitjax.evaluators.classification import ClassificationEvaluator
 from vitjax.evaluators.features import FeatureExtractor
 from vitjax.evaluators.multilabel import MultiLabelEvaluator
-from vitjax.evaluators.predictions import Predictor
 from vitjax.evaluators.sizes import SizesEvaluator
 from vitjax.evaluators.transfer import TransferEvaluator, make_probe
 from vitjax.objectives import Objective, resized_objective
@@ -68,7 +67,7 @@ def build_evaluator(
   source = sources[f'{where}.source']
   batches = functools.partial(split_batches, recipe, name, mesh)
   if config.kind == 'multilabel':
-    return MultiLabelEvaluator(where, Predictor(objective, mesh), batches(source))
+    return MultiLabelEvaluator(where, FeatureExtractor(objective.predict, mesh), batches(source))
   if reads_head(config):
     return _of_head(name, recipe, objective, mesh, source)
   if config.kind == 'attention':
@@ -76,7 +75,7 @@ def build_evaluator(
   train_source = sources[f'{where}.train_source']
   check_same_classes(train_source, source)
   probe = make_probe(config, train_source, prefix=f'{where}.')
-  extractor = FeatureExtractor(objective, mesh)
+  extractor = FeatureExtractor(objective.features, mesh)
   return TransferEvaluator(where, probe, extractor, batches(probe.support), batches(source))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,6 @@ from jax.sharding import Mesh
 
 from vitjax.data import Batches
 from vitjax.errors import Problem, TrainingError
-from vitjax.objectives import Objective
 from vitjax.parallel.constrain import on_mesh
 from vitjax.parallel.interruption import interruption_point
 from vitjax.parallel.mesh import replicated, to_global
@@ -25,7 +25,7 @@ class Features(NamedTuple):
 
   Attributes:
     values: float32 [n, d].
-    labels: int64 [n].
+    labels: int64 [n], or [n, v] with zeros and ones.
     index: int64 [n], the examples' numbers in their source, ascending.
   """
 
@@ -66,7 +66,7 @@ def make_features(values: np.ndarray, labels: np.ndarray, index: np.ndarray, *, 
 
   Args:
     values: float [n, d].
-    labels: int [n].
+    labels: int [n], or [n, v].
     index: int [n], numbers of the examples; each stands there once.
     where: the source's dotted path, for messages.
 
@@ -85,14 +85,15 @@ def make_features(values: np.ndarray, labels: np.ndarray, index: np.ndarray, *, 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureExtractor:
-  """Runs a model over padded batches and gathers what its head sees on every host.
+  """Runs a model over padded batches and gathers what it makes of each image on every host.
 
   Attributes:
-    objective: gives the features.
+    function: (params, uint8 [n, h, w, 3]) -> float32 [n, d]; traced. An objective's `features`, what its head sees, or
+      its `predict`, the scores.
     mesh: where batches are placed.
   """
 
-  objective: Objective
+  function: Callable[[Any, jax.Array], jax.Array]
   mesh: Mesh
   _step: Any = dataclasses.field(init=False, repr=False)
 
@@ -103,7 +104,7 @@ class FeatureExtractor:
   def _rows(self, params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Returns a batch with features in the place of images; labels and numbers travel with their rows, since a
     device order may permute the rows of the global batch."""
-    values = self.objective.features(params, batch['image'])
+    values = self.function(params, batch['image'])
     return {'values': values, 'label': batch['label'], 'weight': batch['weight'], 'index': batch['index']}
 
   def collect(self, params: Any, batches: Batches, *, where: str) -> Features:

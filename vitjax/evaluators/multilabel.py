@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vitjax.evaluators.classification import EvalBatches
-from vitjax.evaluators.predictions import Predictor
+from vitjax.evaluators.features import FeatureExtractor
 
 
 def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
@@ -54,18 +54,18 @@ class MultiLabelEvaluator:
 
   Attributes:
     where: dotted path of the evaluator, for messages.
-    predictor: gives the scores.
+    extractor: of the scores.
     batches: starts one pass over the split.
   """
 
   where: str
-  predictor: Predictor
+  extractor: FeatureExtractor
   batches: EvalBatches
 
   def run(self, params: Any) -> dict[str, float]:
     """Returns 'mean_average_precision' over the classes that occur, 'loss' (binary cross-entropy summed over classes,
     mean over images), 'num_classes' that occur, and 'num_examples'."""
-    found = self.predictor.collect(params, self.batches(), where=f'{self.where}.source')
+    found = self.extractor.collect(params, self.batches(), where=f'{self.where}.source')
     precisions = average_precisions(found.values, found.labels)
     occurring = ~np.isnan(precisions)
     return {

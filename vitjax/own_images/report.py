@@ -15,9 +15,8 @@ from vitjax.checkpoint import Store
 from vitjax.data.contact_sheet import caption
 from vitjax.data.decode import UnreadableError
 from vitjax.data.sources import Source, open_source
-from vitjax.evaluators import Predictor, average_precisions, split_batches
+from vitjax.evaluators import FeatureExtractor, Features, average_precisions, split_batches
 from vitjax.evaluators.confusion import confusion_matrix, probabilities, worst_mistakes
-from vitjax.evaluators.features import Features
 from vitjax.evaluators.multilabel import sigmoid_losses
 from vitjax.own_images.pictures import Mistake, draw_confusion, draw_mistakes
 from vitjax.own_images.survey import survey
@@ -72,12 +71,12 @@ def write_report(run: Run, workdir: str | os.PathLike[str]) -> list[str]:
   with Store(workdir, run.recipe.checkpoint) as store:
     state, progress = restore_or_init(run, store)
   lines: list[str] = []
-  predictor = Predictor(run.objective, run.mesh)
+  scores = FeatureExtractor(run.objective.predict, run.mesh)
   for name in run.recipe.report.evals:
     where = f'evals.{name}.source'
     source = open_source(run.recipe.evals[name].source, where=where)
     batches = split_batches(run.recipe, name, run.mesh, source)
-    found = predictor.collect(state.evaluated_params(), batches(), where=where)
+    found = scores.collect(state.evaluated_params(), batches(), where=where)
     if is_main():
       folder = workdir / FOLDER / name
       folder.mkdir(parents=True, exist_ok=True)
@@ -224,8 +223,8 @@ def _pixels(source: Source, example: int) -> np.ndarray | None:
 
 
 def _short(source: Source, example: int) -> str:
-  """Returns the end of an example's name: its folder and file."""
-  return '/'.join(pathlib.PurePath(source.name_of(example)).parts[-1:])
+  """Returns the end of an example's name, its file."""
+  return pathlib.PurePath(source.name_of(example)).name
 
 
 def _write_csv(path: pathlib.Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
