@@ -8,9 +8,10 @@ Purpose: transfer with the BiT-HyperRule (arXiv 1912.11370, 3.3) at ViT's rates 
 
 DATA is a folder with a sub-folder per class, or with train/ and val/ (or test/) that hold those; a manifest (.csv,
 .tsv, .jsonl) with the columns image, label and perhaps split, labels being lists where images have several; a folder
-from datasets.save_to_disk or with Parquet files; or what `vitjax data prepare` wrote. Without a split, 20 % of each
-class is set aside. Size, batch, steps and rate follow from the images; they are printed with their reasons first and
-kept in the checkpoints. Afterwards WORKDIR/report holds a confusion matrix, the worst mistakes and a table per class.
+from datasets.save_to_disk or with Parquet files; a version folder that TFDS prepared; or what `vitjax data prepare`
+wrote. Without a split, 20 % of each class is set aside. Size, batch, steps and rate follow from the images; they are
+printed with their reasons first and kept in the checkpoints. Afterwards WORKDIR/report holds a confusion matrix, the
+worst mistakes and a table per class.
 Look at what the model will see first:
   vitjax data --config=configs/transfer.py:data=/path/to/images,checkpoint=runs/pretrained --out=samples.png
 Arguments: data, checkpoint (whatever vitjax.load reads: a workdir, .npz, .safetensors, its folder ...; '' trains from

@@ -31,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
   """Writes the contact sheet and prints counts of every source that the recipe reads."""
+  from rich.cells import cell_len, set_cell_size
+
   from vitjax.config import load_recipe
   from vitjax.data import augmentation_page, contact_sheet, counts_per_class, open_source
   from vitjax.evaluators import eval_sources
@@ -43,9 +45,9 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
       f'{where}: {len(source):,} examples of {source.num_classes} classes ({source.kind}, {source.split})'
     )
     counts = counts_per_class(source)
-    width = max(len(class_name) for class_name in counts)
+    width = max(cell_len(class_name) for class_name in counts)
     for class_name, count in counts.items():
-      print(f'  {class_name.ljust(width)}  {count:>7,}')
+      print(f'  {set_cell_size(class_name, width)}  {count:>7,}')
   if args.augmentations:
     augmentation_page(recipe.data, sources['data.source'], args.out, seed=recipe.seed)
     print(f'augmentations, one by one: {args.out}')

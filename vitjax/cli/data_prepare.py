@@ -32,9 +32,9 @@ def run(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     raise ConfigError('no shards', [Problem('--num_shards', str(args.num_shards), 'at least 1')])
   done = prepare(args.source, args.out, num_shards=args.num_shards, progress=print)
   for split, counts in done.counts.items():
-    print(
-      f'{split}: {sum(counts.values()):,} labels of {len(counts)} classes in {done.num_shards[split]} shards'
-    )
+    shards = done.num_shards[split]
+    files = f'{shards} shard{"s" if shards > 1 else ""}'
+    print(f'{split}: {sum(counts.values()):,} labels of {len(counts)} classes in {files}')
   print(f'read back and compared: {args.out}')
   print(f'next: vitjax train --config=configs/transfer.py:data={args.out} --workdir=DIR')
   return 0

@@ -23,7 +23,7 @@ from vitjax.config.parse import count, parse_recipe, to_mapping
 from vitjax.config.schema import KnobInfo, Recipe
 from vitjax.config.suggest import closest, did_you_mean, suggest_file, suggest_path
 from vitjax.config.values import Mismatch, from_text, plain, shown, value_type
-from vitjax.errors import ConfigError, Problem
+from vitjax.errors import ConfigError, Problem, VitjaxError
 
 ConfigDict = config_dict.ConfigDict
 
@@ -202,7 +202,7 @@ def call_in_file(path: pathlib.Path, call: Callable[[types.ModuleType], Any]) ->
     raise ConfigError(
       f'{error.filename}:{error.lineno}: {error.msg}', [Problem(line)] if line else []
     ) from None
-  except ConfigError as error:
+  except VitjaxError as error:
     raise ConfigError(f'{_place(error, name)}: {error.headline}', error.problems) from None
   except Exception as error:
     raise _file_error(error, name) from error

@@ -49,14 +49,9 @@ def augmentation_page(
     raise ConfigError('the page is a PNG', [Problem('path', str(target), 'a file name ending in .png')])
   rows = _rows(config, seed)
   if not rows and config.crop not in BOXES:
-    raise ConfigError(
-      'the recipe has nothing to show',
-      [
-        Problem(
-          'data.crop', repr(config.crop), 'a random crop, or an augmentation such as randaugment_layers'
-        )
-      ],
-    )
+    expected = f'one of {", ".join(map(repr, BOXES))}, or an augmentation that is on'
+    problem = Problem('data.crop', repr(config.crop), expected, 'As with --config.data.randaugment_layers=2')
+    raise ConfigError('the recipe has nothing to show', [problem])
   figure = require('matplotlib.figure', 'matplotlib', where='augmentation page')
   image = Preprocess.from_config(config)(source.load(0)[0])
   boxes_in = _BOXES_IN if config.crop in BOXES else 0.0

@@ -125,18 +125,13 @@ def open_image_folder(path: str, split: str, *, where: str, empty_classes: str =
   Raises:
     DataError: there is no such folder, no class folder, a class without training images, or no such split.
   """
-  root = pathlib.Path(path).expanduser()
-  if not root.is_dir():
-    found = 'a file' if root.exists() else 'no such folder'
-    raise DataError(
-      'the image folder cannot be opened', [Problem(str(root), found, 'a folder', f'Set {where}.path')]
-    )
+  root = existing_folder(path, hint=f'Set {where}.path')
   groups = _split_folders(root)
   name = canonical_split(split)
   if name != 'all' and name not in groups:
     hint = 'Slice it: "train[:90%]" and "train[90%:]"' if groups == {'train': root} else ''
     raise unknown_split(where, split, (*groups, 'all'), f'These are the splits of {root}. {hint}'.rstrip())
-  class_names = sorted({folder.name for group in groups.values() for folder in _subfolders(group)})
+  class_names = sorted({folder.name for group in groups.values() for folder in subfolders(group)})
   left_out: list[str] = []
   if empty_classes == 'leave_out':
     left_out = [each for each in class_names if not any(_has_images(g / each) for g in groups.values())]
@@ -150,7 +145,7 @@ def open_image_folder(path: str, split: str, *, where: str, empty_classes: str =
       entry.name for entry in sorted(group.iterdir()) if entry.is_file() and not entry.name.startswith('.')
     ]
     for label, class_name in enumerate(class_names):
-      images, others = _images_below(group / class_name)
+      images, others = images_below(group / class_name)
       files += [os.path.relpath(image, root) for image in images]
       labels += [label] * len(images)
       skipped += others
@@ -167,6 +162,26 @@ def open_image_folder(path: str, split: str, *, where: str, empty_classes: str =
     )
   if empty:
     notes += (f'{len(empty)} classes have no image in split {name!r}: {_shortened(empty)}',)
+  return stratified_reader(root, files, labels, class_names, notes)
+
+
+def existing_folder(path: str | os.PathLike[str], *, hint: str = '') -> pathlib.Path:
+  """Returns the folder at a path; raises DataError with this hint where there is none."""
+  root = pathlib.Path(path).expanduser()
+  if not root.is_dir():
+    found = 'a file' if root.exists() else 'no such folder'
+    raise DataError('the image folder cannot be opened', [Problem(str(root), found, 'a folder', hint)])
+  return root
+
+
+def stratified_reader(
+  root: pathlib.Path,
+  files: Sequence[str],
+  labels: Sequence[int],
+  class_names: Sequence[str],
+  notes: Sequence[str] = (),
+) -> FileReader:
+  """Returns image files in a fixed stratified order, so that 'train[:90%]' holds 90 % of each class."""
   order = stratified_order(np.array(labels), seed=_ORDER_SEED)
   return FileReader(root, [files[i] for i in order], np.array(labels)[order], class_names, notes)
 
@@ -177,10 +192,7 @@ def folder_splits(path: str | os.PathLike[str]) -> tuple[str, ...]:
   Raises:
     DataError: there is no such folder.
   """
-  root = pathlib.Path(path).expanduser()
-  if not root.is_dir():
-    found = 'a file' if root.exists() else 'no such folder'
-    raise DataError('the image folder cannot be opened', [Problem(str(root), found, 'a folder')])
+  root = existing_folder(path)
   groups = _split_folders(root)
   return () if groups == {'train': root} else tuple(name for name in SPLIT_FOLDERS if name in groups)
 
@@ -192,17 +204,18 @@ def canonical_split(name: str) -> str:
 
 def _split_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
   """Returns {split: its folder}; {'train': root} when a sub-folder is no split's (it is a class)."""
-  folders = _subfolders(root)
+  folders = subfolders(root)
   splits = {canonical_split(folder.name): folder for folder in folders}
   is_layout = bool(folders) and set(splits) <= set(SPLIT_FOLDERS) and len(splits) == len(folders)
   return splits if is_layout else {'train': root}
 
 
-def _subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
+def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the folders in a folder, sorted, without the hidden ones."""
   return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith('.'))
 
 
-def _images_below(folder: pathlib.Path) -> tuple[list[str], list[str]]:
+def images_below(folder: pathlib.Path) -> tuple[list[str], list[str]]:
   """Returns the image files below a class folder, sorted, and the names of files that are no images."""
   images, others = [], []
   for parent, folders, names in os.walk(folder):
@@ -216,7 +229,7 @@ def _images_below(folder: pathlib.Path) -> tuple[list[str], list[str]]:
 
 
 def _has_images(folder: pathlib.Path) -> bool:
-  return bool(_images_below(folder)[0])
+  return bool(images_below(folder)[0])
 
 
 def _skipped_note(names: Sequence[str]) -> tuple[str, ...]:

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import os
-import pathlib
 
-import numpy as np
-
-from vitjax.data.folders import IMAGE_SUFFIXES, FileReader, limited
+from vitjax.data.folders import existing_folder, images_below, limited, stratified_reader, subfolders
 from vitjax.data.readers import Reader, unknown_split
-from vitjax.data.splits import stratified_order
 from vitjax.errors import DataError, Problem
-
-_ORDER_SEED = 20_201_022
 
 
 def open_numbered_folders(path: str, split: str, *, num_classes: int | None, where: str) -> Reader:
@@ -34,13 +28,8 @@ def open_numbered_folders(path: str, split: str, *, num_classes: int | None, whe
   """
   if split not in ('train', 'all'):
     raise unknown_split(where, split, ('all', 'train'), 'Numbered folders are one split; slice "all"')
-  root = pathlib.Path(path).expanduser()
-  if not root.is_dir():
-    found = 'a file' if root.exists() else 'no such folder'
-    raise DataError(
-      'the folder cannot be opened', [Problem(str(root), found, 'a folder', f'Set {where}.path')]
-    )
-  folders = [entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith('.')]
+  root = existing_folder(path, hint=f'Set {where}.path')
+  folders = subfolders(root)
   # '007' would be a second name of 7.
   odd = [
     entry.name for entry in folders if not (entry.name.isdecimal() and str(int(entry.name)) == entry.name)
@@ -59,15 +48,9 @@ def open_numbered_folders(path: str, split: str, *, num_classes: int | None, whe
     raise DataError('class numbers out of range', limited(problems))
   files, labels = [], []
   for folder in by_number:
-    images = sorted(
-      file
-      for file in folder.rglob('*')
-      if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith('.')
-    )
+    images, _ = images_below(folder)
     files += [os.path.relpath(image, root) for image in images]
     labels += [int(folder.name)] * len(images)
   if not files:
     raise DataError('no images', [Problem(str(root), '0 images', 'images in the numbered folders')])
-  order = stratified_order(np.array(labels), seed=_ORDER_SEED)
-  names = [str(number) for number in range(limit)]
-  return FileReader(root, [files[i] for i in order], np.array(labels)[order], names)
+  return stratified_reader(root, files, labels, [str(number) for number in range(limit)])

@@ -22,7 +22,7 @@ _PEAK_LR = 0.01
 _SCRATCH_LR = 1e-3
 _SMALLEST_BATCH = 8
 _STEPS_PER_EPOCH = 4
-# Where data or checkpoint do not exist: the recipe is complete all the same, and its check names what is missing.
+# Where the data do not exist: the recipe is complete all the same, and its check names what is missing.
 _NOMINAL = Facts(800, 200, (), (), (), 384.0, 384.0, ())
 
 
@@ -72,13 +72,17 @@ def fit_recipe(config: config_dict.ConfigDict, asked: Asked) -> None:
     asked: what the user has set.
 
   Raises:
-    ConfigError: values that do not fit the checkpoint.
+    ConfigError: no data are named, or values that do not fit the checkpoint.
     DataError, CheckpointError: data or weights that cannot be used.
 
   Source: BiT-HyperRule (arXiv 1912.11370, 3.3).
   Differs from source: batches fit a small data set; rates of ViT (arXiv 2010.11929, Table 4), with the square root of
     the batch; gradients are clipped at 1, as there.
   """
+  if not asked.data:
+    expected = 'a folder with a sub-folder of images per class, or a manifest'
+    hint = 'As in --config=configs/transfer.py:data=/path/to/images,checkpoint=runs/pretrained'
+    raise ConfigError('no images to learn from', [Problem('data', '', expected, hint)])
   reasons = _Reasons()
   config.seed = asked.seed
   facts = _data(config, asked, reasons)
@@ -87,7 +91,7 @@ def fit_recipe(config: config_dict.ConfigDict, asked: Asked) -> None:
   _lengths(config, asked, facts, reasons)
   _rate(config, asked, start, reasons)
   _evaluation(config, facts, reasons)
-  if asked.data and _exists(asked.data):
+  if _exists(asked.data):
     config.derivation = tuple(reasons.lines)
 
 
@@ -100,8 +104,8 @@ def _exists(path: str) -> bool:
 
 def _data(config: config_dict.ConfigDict, asked: Asked, reasons: _Reasons) -> Facts:
   """Sets the sources; returns what they hold."""
-  if not asked.data or not _exists(asked.data):
-    nothing = SourceConfig(kind='image_folder', path=asked.data or None, split='train')
+  if not _exists(asked.data):
+    nothing = SourceConfig(kind='image_folder', path=asked.data, split='train')
     _sources(config, Layout(nothing, dataclasses.replace(nothing, split='val'), made=False))
     return _NOMINAL
   layout = find_layout(asked.data, split_seed=asked.seed)
@@ -147,16 +151,12 @@ def _explain_split(layout: Layout, facts: Facts, seed: int, reasons: _Reasons) -
   ]
   if alone:
     why = f'{_listed(alone)}: all their images train, too few to set any aside; nothing judges them'
-    reasons.add('not judged', _number(len(alone), 'class'), why)
+    reasons.add('not judged', f'{len(alone)} class{"es" if len(alone) > 1 else ""}', why)
 
 
 def _listed(names: Any, most: int = 6) -> str:
   rest = len(names) - most
   return ', '.join(names[:most]) + (f' and {rest} more' if rest > 0 else '')
-
-
-def _number(count: int, noun: str) -> str:
-  return f'{count} {noun}{"" if count == 1 else "es" if noun.endswith("s") else "s"}'
 
 
 def _model(config: config_dict.ConfigDict, asked: Asked, reasons: _Reasons) -> StartFacts | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import pathlib
 
 import numpy as np
@@ -19,6 +20,7 @@ from vitjax.errors import DataError, Problem
 VAL_SHARE = 20
 # Images whose size is looked up; only the header of each is read.
 _NUM_SIZED = 200
+_TFDS_INFO = 'dataset_info.json'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +63,49 @@ class Facts:
   notes: tuple[str, ...]
 
 
+def find_splits(path: str) -> tuple[SourceConfig, tuple[str, ...]]:
+  """Returns how images at a path are read, and the names of the parts they are in, () where there are none.
+
+  Told apart are a manifest, a version folder that TFDS prepared, a Hugging Face folder, ArrayRecord files, and, for
+  anything else, an image folder.
+
+  Args:
+    path: a folder or a manifest that exists.
+
+  Raises:
+    DataError: files that say what is there cannot be read.
+  """
+  place, source = pathlib.Path(path).expanduser(), SourceConfig(kind='image_folder', path=path)
+  if place.is_file():
+    facts = manifests.manifest_facts(path)
+    return dataclasses.replace(source, kind='manifest', multi_label=facts.multi_label), facts.splits
+  if (place / _TFDS_INFO).is_file() and not arrow_sets.is_huggingface(path):
+    file_format, splits = _tfds_facts(place / _TFDS_INFO)
+    return dataclasses.replace(source, kind=file_format), splits
+  if arrow_sets.is_huggingface(path):
+    multi_label = arrow_sets.huggingface_multi_label(path)
+    splits = tuple(arrow_sets.huggingface_splits(path))
+    return dataclasses.replace(source, kind='huggingface', multi_label=multi_label), splits
+  if any(place.glob('*.array_record*')):
+    multi_label = records.are_multi_label(place)
+    splits = shards.record_splits('array_record', place)
+    return dataclasses.replace(source, kind='array_record', multi_label=multi_label), splits
+  return dataclasses.replace(source, empty_classes='leave_out'), folders.folder_splits(path)
+
+
+def _tfds_facts(path: pathlib.Path) -> tuple[str, tuple[str, ...]]:
+  """Returns the file format and the splits of a data set that TFDS prepared."""
+  try:
+    info = json.loads(path.read_text(encoding='utf-8'))
+    splits = tuple(split['name'] for split in info['splits'])
+    return info['fileFormat'] if 'fileFormat' in info else 'tfrecord', splits
+  except (ValueError, KeyError, TypeError) as error:
+    problem = Problem(str(path), f'{type(error).__name__}: {error}', 'what TFDS >= 4.0 writes')
+    raise DataError('the TFDS metadata cannot be read', [problem]) from error
+
+
 def find_layout(path: str, *, split_seed: int) -> Layout:
-  """Returns how the data at a path are read: an image folder, a manifest, a Hugging Face folder or ArrayRecord files.
+  """Returns how the images at a path are read (see `find_splits`), and which of them train and judge.
 
   Where they have parts named train and val (or test) those are taken; otherwise a part of each class is set aside.
 
@@ -73,20 +116,7 @@ def find_layout(path: str, *, split_seed: int) -> Layout:
   Raises:
     DataError: parts without one to learn from, or files that cannot be read.
   """
-  place = pathlib.Path(path).expanduser()
-  multi_label, empty = False, 'refuse'
-  if place.is_file():
-    kind, facts = 'manifest', manifests.manifest_facts(path)
-    splits, multi_label = facts.splits, facts.multi_label
-  elif any(place.glob('*.array_record*')):
-    kind, splits = 'array_record', shards.record_splits('array_record', place)
-    multi_label = records.are_multi_label(place)
-  elif arrow_sets.is_huggingface(path):
-    kind, splits = 'huggingface', tuple(arrow_sets.huggingface_splits(path))
-    multi_label = arrow_sets.huggingface_multi_label(path)
-  else:
-    kind, splits, empty = 'image_folder', folders.folder_splits(path), 'leave_out'
-  base = SourceConfig(kind=kind, path=path, multi_label=multi_label, empty_classes=empty)
+  base, splits = find_splits(path)
   judges = [name for name in ('val', 'validation', 'test') if name in splits]
   if judges and 'train' in splits:
     return Layout(
@@ -95,7 +125,7 @@ def find_layout(path: str, *, split_seed: int) -> Layout:
   if splits and 'train' not in splits:
     problem = Problem(path, ', '.join(splits), 'a part train as well, or no such parts')
     raise DataError('there is nothing to learn from', [problem])
-  name = 'train' if splits or kind == 'array_record' else 'all'
+  name = 'train' if splits else 'all'
   cut, seeded = f'{100 - VAL_SHARE}%', dataclasses.replace(base, split_seed=split_seed)
   return Layout(
     dataclasses.replace(seeded, split=f'{name}[:{cut}]'),
@@ -108,9 +138,13 @@ def find_facts(layout: Layout) -> Facts:
   """Returns what the recipe depends on. Opens both sources; reads labels and some images' headers, decodes nothing.
 
   Raises:
-    DataError: as of `open_source`.
+    DataError: as of `open_source`; or there is but one class.
   """
   train, val = open_source(layout.train), open_source(layout.val, where='evals.val.source')
+  if train.num_classes < 2 and not train.multi_label:
+    hint = 'Give the images of each class a folder, or a label, of their own'
+    problem = Problem(str(layout.train.path), f'one class, {train.class_names[0]}', 'at least 2', hint)
+    raise DataError('there is nothing to tell apart', [problem])
   sizes = np.array([size for i in spread(len(train), _NUM_SIZED) if (size := _size(train, int(i)))])
   if not len(sizes):
     problem = Problem(str(layout.train.path), 'no image among those looked at can be read', 'images')

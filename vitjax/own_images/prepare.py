@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 
 from vitjax.config.schema import SourceConfig
-from vitjax.data import arrow_sets, folders, manifests
+from vitjax.config.suggest import suggest_file
 from vitjax.data.readers import require
 from vitjax.data.records import PREPARED_FILE, encode_example, write_class_names
 from vitjax.data.sources import Source, counts_per_class, open_source
 from vitjax.errors import DataError, Problem
+from vitjax.own_images.layout import find_splits
 
 EXAMPLES_PER_SHARD = 4096
 _PLAN = 'preparing.json'
-_INFO = 'dataset_info.json'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,32 +41,20 @@ class Prepared:
 
 
 def find_parts(path: str) -> dict[str, SourceConfig]:
-  """Returns {split: source} of everything at a path: an image folder, a manifest, a Hugging Face folder, or a version
-  folder that TFDS prepared (tfrecord or array_record).
+  """Returns {split: source} of everything at a path, of any kind that `layout.find_splits` knows.
 
   Raises:
     DataError: there is nothing of that kind.
   """
   place = pathlib.Path(path).expanduser()
   if not place.exists():
-    raise DataError('nothing to prepare', [Problem(path, 'no such file or folder', 'images')])
-  base = SourceConfig(kind='image_folder', path=path)
-  if place.is_file():
-    facts = manifests.manifest_facts(path)
-    base = dataclasses.replace(base, kind='manifest', multi_label=facts.multi_label)
-    names = facts.splits
-  elif (place / _INFO).is_file() and not (place / 'state.json').is_file():
-    info = json.loads((place / _INFO).read_text(encoding='utf-8'))
-    base = dataclasses.replace(base, kind=info['fileFormat'] if 'fileFormat' in info else 'tfrecord')
-    names = tuple(split['name'] for split in info['splits'])
-  elif arrow_sets.is_huggingface(path):
-    base = dataclasses.replace(base, kind='huggingface', multi_label=arrow_sets.huggingface_multi_label(path))
-    names = tuple(arrow_sets.huggingface_splits(path))
-  else:
-    base, names = dataclasses.replace(base, empty_classes='leave_out'), folders.folder_splits(path)
+    expected = 'a folder of images, or a manifest'
+    problem = Problem(path, 'no such file or folder', expected, suggest_file(str(place)))
+    raise DataError('nothing to prepare', [problem])
+  source, names = find_splits(path)
   if not names:
-    return {'train': dataclasses.replace(base, split='all')}
-  return {name: dataclasses.replace(base, split=name) for name in names}
+    return {'train': dataclasses.replace(source, split='all')}
+  return {name: dataclasses.replace(source, split=name) for name in names}
 
 
 def prepare(
@@ -136,7 +124,8 @@ def _begin(target: pathlib.Path, plan: dict[str, Any]) -> None:
       break
   else:
     if any(target.iterdir()):
-      raise DataError('the folder is in use', [Problem(str(target), 'files', 'a new or an empty folder')])
+      problem = Problem(str(target), 'other files', 'a new or an empty folder', 'Give another --out')
+      raise DataError('the folder is in use', [problem])
   for partial in target.glob('*.partial'):
     partial.unlink()
   (target / _PLAN).write_text(json.dumps(plan, ensure_ascii=False), encoding='utf-8')

@@ -120,7 +120,11 @@ def _more(count: int) -> list[str]:
 
 
 def _groups(groups: Sequence[Sequence[Looked]], listed: int) -> list[str]:
-  lines = ['  ' + ' = '.join(f'{each.name} ({each.label})' for each in group) for group in groups[:listed]]
+  """Returns a line per image; those of one group but the first are set in after '='."""
+  lines = []
+  for group in groups[:listed]:
+    first, *others = (f'{each.name} ({each.label})' for each in group)
+    lines += [f'  {first}', *(f'    = {other}' for other in others)]
   return lines + _more(len(groups) - listed)
 
 

@@ -76,9 +76,8 @@ def _check_source(found: Findings, path: str) -> None:
   if not found.good(f'{path}.kind'):
     return
   if source.kind in _PATHS and source.path is None:
-    found.add(
-      f'{path}.path', f'{_PATHS[source.kind]}: {path}.kind = {source.kind!r} needs it', 'Set the path'
-    )
+    expected = f'{_PATHS[source.kind]}: {path}.kind = {source.kind!r} needs it'
+    found.add(f'{path}.path', expected, f'Set it in the recipe, or with --config.{path}.path=PATH')
   if source.kind == 'tfds':
     _check_tfds_name(found, f'{path}.name', source.name)
   if source.path is not None and (source.kind in _PATHS or source.kind == 'tfds'):
