@@ -1,6 +1,8 @@
 """Fine-tune a pretrained checkpoint on your own images; everything that follows from the images is derived.
 
-Purpose: transfer with the BiT-HyperRule (arXiv 1912.11370, 3.3) at ViT's rates (arXiv 2010.11929, Table 4).
+Purpose: transfer to a few hundred or thousand images of your own. Size, steps and mixup are those of the BiT-HyperRule
+(arXiv 1912.11370, 3.3); a transformer trains with AdamW and layer-wise decay (BEiT, arXiv 2106.08254), a ResNet as the
+rule says. Against the linear probe of the same checkpoint: benchmarks/experiments/hyperrule/results.md.
 
   vitjax train --config=configs/transfer.py:data=/path/to/images,checkpoint=runs/pretrained --workdir=runs/mine
   vitjax train --config=configs/transfer.py:data=/path/to/images,model=S/16 --workdir=runs/mine     from scratch

@@ -9,16 +9,18 @@ from typing import Any
 from ml_collections import config_dict
 
 from vitjax.config import evaluator, evaluators, source_config
-from vitjax.config.hyperrule import BATCH_SIZE, apply_hyper_rule, hyper_rule
+from vitjax.config.hyperrule import BATCH_SIZE, PEAK_LR, apply_hyper_rule, hyper_rule
 from vitjax.config.render import DERIVATION_INDENT
 from vitjax.config.schema import ModelConfig, SourceConfig
-from vitjax.config.variants import ViTVariant, parse_variant
+from vitjax.config.variants import ResNetVariant, ViTVariant, parse_variant
 from vitjax.errors import ConfigError, Problem
-from vitjax.loading import StartFacts, start_facts
+from vitjax.loading import start_facts
 from vitjax.own_images.layout import VAL_SHARE, Facts, Layout, find_facts, find_layout
 
-# SGD at BATCH_SIZE, the middle of the four rates that ViT (Table 4) tries in fine-tuning.
-_PEAK_LR = 0.01
+# Of a transformer that is fine-tuned with AdamW, at BATCH_SIZE; a batch of b takes sqrt(b / BATCH_SIZE) of it.
+_TUNE_LR = 1.2e-3
+_TUNE_WEIGHT_DECAY = 0.05
+_LAYER_DECAY = 0.75
 _SCRATCH_LR = 1e-3
 _SMALLEST_BATCH = 8
 _STEPS_PER_EPOCH = 4
@@ -75,9 +77,9 @@ def fit_recipe(config: config_dict.ConfigDict, asked: Asked) -> None:
     ConfigError: no data are named, or values that do not fit the checkpoint.
     DataError, CheckpointError: data or weights that cannot be used.
 
-  Source: BiT-HyperRule (arXiv 1912.11370, 3.3).
-  Differs from source: batches fit a small data set; rates of ViT (arXiv 2010.11929, Table 4), with the square root of
-    the batch; gradients are clipped at 1, as there.
+  Source: BiT-HyperRule (arXiv 1912.11370, 3.3) for size, steps and mixup, and for all of a ResNet.
+  Differs from source: batches fit a small data set. A transformer is trained by AdamW with layer-wise decay (BEiT,
+    arXiv 2106.08254): the rule's SGD is made for ResNets. configs/finetune.py:rule=bit is as published.
   """
   if not asked.data:
     expected = 'a folder with a sub-folder of images per class, or a manifest'
@@ -86,10 +88,10 @@ def fit_recipe(config: config_dict.ConfigDict, asked: Asked) -> None:
   reasons = _Reasons()
   config.seed = asked.seed
   facts = _data(config, asked, reasons)
-  start = _model(config, asked, reasons)
+  _model(config, asked, reasons)
   _size(config, asked, facts, reasons)
   _lengths(config, asked, facts, reasons)
-  _rate(config, asked, start, reasons)
+  _rate(config, asked, reasons)
   _evaluation(config, facts, reasons)
   if _exists(asked.data):
     config.derivation = tuple(reasons.lines)
@@ -159,8 +161,8 @@ def _listed(names: Any, most: int = 6) -> str:
   return ', '.join(names[:most]) + (f' and {rest} more' if rest > 0 else '')
 
 
-def _model(config: config_dict.ConfigDict, asked: Asked, reasons: _Reasons) -> StartFacts | None:
-  """Sets the model: the checkpoint's, or what is asked for; returns what is known of the checkpoint."""
+def _model(config: config_dict.ConfigDict, asked: Asked, reasons: _Reasons) -> None:
+  """Sets the model: the checkpoint's, or what is asked for."""
   if asked.checkpoint:
     config.init.checkpoint = asked.checkpoint
   if not asked.checkpoint or not _exists(asked.checkpoint):
@@ -168,7 +170,7 @@ def _model(config: config_dict.ConfigDict, asked: Asked, reasons: _Reasons) -> S
     if not asked.checkpoint:
       why = 'random weights: few images teach them little; checkpoint=PATH starts from pretrained ones'
       reasons.add('model', config.model.variant, why)
-    return None
+    return
   start = start_facts(asked.checkpoint)
   if asked.model and asked.model != start.model.variant:
     expected = f'{start.model.variant!r}, as in {asked.checkpoint}'
@@ -190,7 +192,6 @@ def _model(config: config_dict.ConfigDict, asked: Asked, reasons: _Reasons) -> S
     f'{start.image_size[0]} px' if start.image_size[0] == start.image_size[1] else f'{start.image_size} px'
   )
   reasons.add('model', start.model.variant, f'of {asked.checkpoint} ({start.format}, {size}), a new head')
-  return start
 
 
 def _variant(name: str) -> Any:
@@ -250,22 +251,32 @@ def _lengths(config: config_dict.ConfigDict, asked: Asked, facts: Facts, reasons
   reasons.add('steps', f'{steps:,}', f'{why}: {epochs}{mixing}')
 
 
-def _rate(config: config_dict.ConfigDict, asked: Asked, start: StartFacts | None, reasons: _Reasons) -> None:
-  """Sets optimiser, rate and schedule."""
-  batch, share = config.data.batch_size, (config.data.batch_size / BATCH_SIZE) ** 0.5
-  config.optim.clip_norm = 1.0
-  if start is None and not asked.checkpoint:
+def _rate(config: config_dict.ConfigDict, asked: Asked, reasons: _Reasons) -> None:
+  """Sets optimiser, rate and schedule; size and lengths stand already."""
+  batch, optim = config.data.batch_size, config.optim
+  if not asked.checkpoint:
     default, words = _SCRATCH_LR, 'AdamW, weight decay 0.1, cosine: weights start at random'
-    config.optim.name, config.optim.weight_decay, config.optim.schedule = 'adamw', 0.1, 'cosine'
-    config.optim.stairs, config.optim.momentum = (), 0.9
+    optim.name, optim.weight_decay, optim.clip_norm = 'adamw', 0.1, 1.0
+  elif isinstance(_variant(config.model.variant), ResNetVariant):
+    default = float(f'{PEAK_LR * batch / BATCH_SIZE:.2g}')
+    words = (
+      f'SGD, momentum 0.9, {PEAK_LR:g} x {batch} / {BATCH_SIZE}: the HyperRule, which is made for ResNets'
+    )
   else:
-    default = float(f'{_PEAK_LR * share:.2g}')
-    words = f'SGD, momentum 0.9, {_PEAK_LR:g} at batch {BATCH_SIZE} times sqrt({batch}/{BATCH_SIZE})'
-  config.optim.peak_lr = asked.lr or default
-  falls = ', '.join(step.removesuffix(' steps') for step in config.optim.stairs)
+    default = float(f'{_TUNE_LR * (batch / BATCH_SIZE) ** 0.5:.2g}')
+    words = (
+      f'AdamW, weight decay {_TUNE_WEIGHT_DECAY:g}, cosine, {_TUNE_LR:g} x sqrt({batch} / {BATCH_SIZE}); '
+      f'each block {_LAYER_DECAY:g} times the rate of the one above it'
+    )
+    optim.name, optim.weight_decay, optim.clip_norm = 'adamw', _TUNE_WEIGHT_DECAY, 1.0
+    optim.layer_decay = _LAYER_DECAY
+  if optim.name == 'adamw':
+    optim.schedule, optim.stairs = 'cosine', ()
+  optim.peak_lr = asked.lr or default
+  falls = ', '.join(step.removesuffix(' steps') for step in optim.stairs)
   shape = f'; a tenth of it from steps {falls} on' if falls else ''
-  warm = f'; warm-up over {config.optim.warmup}' if not config.optim.warmup.startswith('0 ') else ''
-  reasons.add('rate', f'{config.optim.peak_lr:g}', ('as asked for' if asked.lr else words) + warm + shape)
+  warm = f'; warm-up over {optim.warmup}' if not optim.warmup.startswith('0 ') else ''
+  reasons.add('rate', f'{optim.peak_lr:g}', ('as asked for' if asked.lr else words) + warm + shape)
 
 
 def _evaluation(config: config_dict.ConfigDict, facts: Facts, reasons: _Reasons) -> None:

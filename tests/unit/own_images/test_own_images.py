@@ -8,8 +8,10 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from vitjax.cli.main import main
-from vitjax.config import load_config, parse_recipe
+from vitjax.config import default_config, load_config, parse_recipe
+from vitjax.config.hyperrule import apply_hyper_rule, hyper_rule
 from vitjax.errors import ConfigError, DataError
+from vitjax.own_images import derive
 
 RECIPE = pathlib.Path(__file__).parents[3] / 'configs' / 'transfer.py'
 TINY = [f'--config.model.{knob}' for knob in ('depth=1', 'width=32', 'mlp_dim=64', 'num_heads=2')]
@@ -167,13 +169,41 @@ def _labelled(root):
     yield file, ('[]', '["red"]', '["red", "tall"]', f'["{file.parent.name}"]')[i % 4]
 
 
+def derived(variant):
+  """Returns (recipe, derivation) of the rate for batches of 32 from a checkpoint."""
+  config = default_config()
+  apply_hyper_rule(config, hyper_rule(160, 40 * 40))
+  config.model.variant, config.data.batch_size = variant, 32
+  reasons = derive._Reasons()
+  derive._rate(config, derive.Asked(data='', checkpoint='weights'), reasons)
+  return config, '\n'.join(reasons.lines)
+
+
+def test_a_transformer_is_tuned_by_adamw_with_layer_decay():
+  config, text = derived('S/14')
+  assert (config.optim.name, config.optim.layer_decay, config.optim.weight_decay) == ('adamw', 0.75, 0.05)
+  assert (config.optim.peak_lr, config.optim.schedule, config.optim.stairs) == (3e-4, 'cosine', ())
+  assert 'each block 0.75 times the rate of the one above it' in text
+
+
+def test_a_resnet_follows_the_rule_as_published():
+  config, text = derived('R50x1')
+  assert (config.optim.name, config.optim.clip_norm, config.optim.layer_decay) == ('sgd', None, 1.0)
+  assert config.optim.peak_lr == pytest.approx(0.003 * 32 / 512, rel=0.02)
+  assert (config.optim.schedule, config.optim.stairs) == (
+    'staircase',
+    ('200 steps', '300 steps', '400 steps'),
+  )
+  assert 'a tenth of it from steps 200, 300, 400 on' in text
+
+
 @pytest.mark.slow
 def test_a_checkpoint_says_the_model(folder, tmp_path):
   command = [f'--config={RECIPE}:data={folder},model=Ti/16,size=32,steps=2,batch=16', *TINY]
   assert main(['train', *command, f'--workdir={tmp_path / "a"}', '--config.log.progress=False']) == 0
   recipe = recipe_of(folder, checkpoint=tmp_path / 'a', steps=2)
   assert recipe.model.width == 32
-  assert recipe.optim.name == 'sgd'
+  assert (recipe.optim.name, recipe.optim.layer_decay) == ('adamw', 0.75)
   with pytest.raises(ConfigError, match='not the one of the checkpoint'):
     recipe_of(folder, checkpoint=tmp_path / 'a', model='B/16')
 

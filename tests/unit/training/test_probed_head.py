@@ -54,8 +54,9 @@ def recipe(start, **edits):
         kind='linear_probe',
         source=judged,
         train_source=images,
-        batch_size=16,
         every='20 steps',
+        batch_size=16,
+        probe_l2=(0.1,),
       ),
     ),
     init__checkpoint=str(start),
@@ -81,7 +82,7 @@ def test_before_the_first_step_the_head_is_as_good_as_a_linear_probe(start, tmp_
   scores = {name: run.evaluators[name].run(state.params)['accuracy_top1'] for name in ('val', 'probe')}
   assert scores['val'] > 0.5  # of ten digits, by features that have never seen one
   assert scores['val'] == pytest.approx(scores['probe'], abs=1.5 / 200)  # float32, float64
-  assert 'linear probe of 160 training images' in (tmp_path / 'init_report.txt').read_text()
+  assert 'linear probe of 160 training images, l2 0.1 (chosen' in (tmp_path / 'init_report.txt').read_text()
   block = state.params['Transformer']['encoderblock_1']['MlpBlock_0']['Dense_0']['kernel']
   old = tiny.restore_arrays(start)['params/Transformer/encoderblock_1/MlpBlock_0/Dense_0/kernel']
   np.testing.assert_array_equal(block, old)
