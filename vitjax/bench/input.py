@@ -14,6 +14,7 @@ import numpy as np
 from vitjax.config.schema import DataConfig, ModelConfig, Recipe
 from vitjax.data import Augment, Source, UnreadableError, example_rng, train_batches
 from vitjax.data import decode as decoding
+from vitjax.data.native import check_native
 from vitjax.data.order import source_index
 from vitjax.data.transforms import BOXES
 from vitjax.models.flops import forward_flops
@@ -72,6 +73,7 @@ def measure_input(config: DataConfig, source: Source, *, seed: int = 0, seconds:
     DataError: records are damaged beyond the budget.
   """
   config = dataclasses.replace(config, batch_size=min(config.batch_size, _MAX_BATCH))
+  check_native(config, None)
   augment = Augment.from_config(config)
   order = [source_index(i, len(source), seed=seed, shuffle=config.shuffle) for i in range(_NUM_RECORDS)]
   budget = seconds / 3

@@ -109,6 +109,7 @@ class DataConfig:
   image_size: tuple[int, int] = knob((224, 224), 'height and width fed to the model; n means (n, n)', unit='pixels', minimum=1, square=True)
   mean: tuple[float, float, float] = knob((0.5, 0.5, 0.5), 'subtracted from [0, 1] pixels per channel', unit='share of 255', minimum=0.0, maximum=1.0, source='[-1, 1]: ViT code')
   std: tuple[float, float, float] = knob((0.5, 0.5, 0.5), 'divides the shifted pixels per channel', unit='share of 255', minimum=1e-6, maximum=1.0)
+  max_tokens: int | None = knob(None, "each image keeps its aspect ratio and becomes the largest grid of at most this many patches, padded to so many; positions, stored for image_size, are resized to each grid, and crop_ratio is relative to the image's own. None: all images become image_size", unit='patches', minimum=1, maximum=255**2, source='NaFlex: SigLIP 2 2502.14786; NaViT 2307.06304')
   crop: str = knob('inception', 'training crop: random area and aspect, as TensorFlow draws them or as torchvision does; a random place in the image resized to precrop_size; zero-padded random shift; or plain resize', choices=('inception', 'random_resized', 'random', 'shift', 'resize'))
   precrop_size: int | None = knob(None, "side to which crop='random' resizes an image before it takes image_size out of it", unit='pixels', minimum=1, source='BiT-HyperRule: 512 or 160')
   crop_area: tuple[float, float] = knob((0.05, 1.0), 'area range of a random crop', unit='share of the image', minimum=0.0, maximum=1.0, source='VT code')

@@ -21,6 +21,8 @@ def make_smoke(config: config_dict.ConfigDict) -> None:
   data.source = source_config(kind='synthetic', num_examples=32, num_classes=4)
   data.image_size = (_SIZE, _SIZE)
   data.batch_size = 16
+  if data.max_tokens is not None:
+    data.max_tokens = 6
   if data.crop == 'random':
     data.precrop_size = _SIZE + 4
   config.total = '4 steps'

@@ -12,6 +12,7 @@ from PIL import Image
 
 from vitjax.config.augmentation import RANDAUGMENT_OPERATIONS
 from vitjax.config.schema import DataConfig
+from vitjax.data.native import check_native
 from vitjax.data.preprocess import Preprocess
 from vitjax.data.randaugment import OPERATIONS, color_jitter, random_erasing, three_augment
 from vitjax.data.readers import require
@@ -53,6 +54,7 @@ def augmentation_page(
     problem = Problem('data.crop', repr(config.crop), expected, 'As with --config.data.randaugment_layers=2')
     raise ConfigError('the recipe has nothing to show', [problem])
   figure = require('matplotlib.figure', 'matplotlib', where='augmentation page')
+  check_native(config, None)
   image = Preprocess.from_config(config)(source.load(0)[0])
   boxes_in = _BOXES_IN if config.crop in BOXES else 0.0
   height_in = _TITLE_IN + _ROW_IN * len(rows) + boxes_in

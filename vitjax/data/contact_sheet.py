@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vitjax.config.schema import DataConfig
+from vitjax.data.native import check_native
 from vitjax.data.order import source_index
 from vitjax.data.readers import Label, require
 from vitjax.data.sources import Source
@@ -53,6 +54,7 @@ def contact_sheet(
     raise ConfigError(
       'the contact sheet is a PNG', [Problem('path', str(target), 'a file name ending in .png')]
     )
+  check_native(config, None)
   augment = Augment.from_config(config)
   width = columns * (_CELL + _GAP) + _GAP
   sheet = Image.new('RGB', (width, _TITLE_HEIGHT + rows * (_CELL + _LABEL_HEIGHT + _GAP)), _PAPER)

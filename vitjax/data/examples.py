@@ -7,6 +7,7 @@ import abc
 import numpy as np
 
 from vitjax.data.decode import UnreadableError
+from vitjax.data.native import NativeAugment
 from vitjax.data.order import source_index
 from vitjax.data.preprocess import Preprocess
 from vitjax.data.readers import Label
@@ -39,14 +40,14 @@ class Examples(abc.ABC):
     self,
     source: Source,
     *,
-    image_size: tuple[int, int],
+    shape: tuple[int, ...],
     batch_size: int,
     process_index: int,
     process_count: int,
     chunk_size: int,
   ):
     self.source = source
-    self._image_size = image_size
+    self._shape = shape
     self._batch_size = batch_size
     self._process_index = process_index
     self._local_size = batch_size // process_count
@@ -56,7 +57,7 @@ class Examples(abc.ABC):
     """Returns `chunk_size` neighbouring rows of this process's stream, stacked."""
     step, row = divmod(int(chunk) * self.chunk_size, self._local_size)
     first = step * self._batch_size + self._process_index * self._local_size + row
-    images = np.empty((self.chunk_size, *self._image_size, 3), np.uint8)
+    images = np.empty((self.chunk_size, *self._shape), np.uint8)
     rows = [self.make(first + i, images[i]) for i in range(self.chunk_size)]
     columns = {
       name: np.array([row[name] for row in rows], dtype) for name, dtype in _DTYPES.items() if name in rows[0]
@@ -71,8 +72,10 @@ class Examples(abc.ABC):
 class TrainExamples(Examples):
   """Example p: image order(p), augmented with generator (seed, p)."""
 
-  def __init__(self, source: Source, augment: Augment, *, seed: int, shuffle: bool, **layout: int):
-    super().__init__(source, image_size=augment.image_size, **layout)
+  def __init__(
+    self, source: Source, augment: Augment | NativeAugment, *, seed: int, shuffle: bool, **layout: int
+  ):
+    super().__init__(source, shape=augment.shape, **layout)
     self._augment = augment
     self._seed = seed
     self._shuffle = shuffle
@@ -101,7 +104,7 @@ class EvalExamples(Examples):
   """Example p of the split, without randomness; weight 0 beyond the end and for damaged ones."""
 
   def __init__(self, source: Source, preprocess: Preprocess, **layout: int):
-    super().__init__(source, image_size=preprocess.image_size, **layout)
+    super().__init__(source, shape=preprocess.shape, **layout)
     self._preprocess = preprocess
 
   def make(self, position: int, out: np.ndarray) -> _Row:

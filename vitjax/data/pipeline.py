@@ -18,13 +18,14 @@ import grain
 import numpy as np
 from absl import flags
 
+from vitjax.config.native import NativePatches
 from vitjax.config.schema import DataConfig, EvalConfig
 from vitjax.data.decode import UnreadableError
 from vitjax.data.examples import FATAL, Batch, EvalExamples, Examples, TrainExamples
 from vitjax.data.folders import limited
+from vitjax.data.native import check_native, training_transform
 from vitjax.data.preprocess import Preprocess
 from vitjax.data.sources import Source
-from vitjax.data.transforms import Augment
 from vitjax.data.workers import init_worker, start_workers
 from vitjax.errors import ConfigError, DataError, Problem
 
@@ -33,16 +34,16 @@ log = logging.getLogger('vitjax')
 # Training has no end of its own; this many steps are as good as endless, and products with batch sizes stay
 # in int64.
 _ENDLESS_STEPS = 1 << 40
-# Pixels and examples that a thread makes at a stretch: Grain's bookkeeping per element, and handing Python's lock from
+# Bytes and examples that a thread makes at a stretch: Grain's bookkeeping per element, and handing Python's lock from
 # thread to thread, cost as much as a small image.
-_CHUNK_PIXELS = 16 * 224 * 224
+_CHUNK_BYTES = 16 * 224 * 224 * 3
 _CHUNK_SIZES = (16, 256)
 
 
-def _chunk_size(config: DataConfig, local_size: int) -> int:
+def _chunk_size(config: DataConfig, shape: tuple[int, ...], local_size: int) -> int:
   """Returns how many examples a thread makes at a stretch: a divisor of `local_size`; every thread gets its share."""
   low, high = _CHUNK_SIZES
-  most = min(max(_CHUNK_PIXELS // math.prod(config.image_size), low), high)
+  most = min(max(_CHUNK_BYTES // math.prod(shape), low), high)
   most = min(most, local_size, max(local_size * config.prefetch // _num_threads(config), 1))
   return next(size for size in range(most, 0, -1) if local_size % size == 0)
 
@@ -182,12 +183,13 @@ def train_batches(
   start_step: int = 0,
   process_index: int = 0,
   process_count: int = 1,
+  native: NativePatches | None = None,
 ) -> Batches:
   """Returns the endless stream of training batches from `start_step` on. Host-side; batches are local.
 
   A batch is {'image': uint8 [b, h, w, 3], 'label': int32 [b], 'index': int64 [b]} with b = batch_size /
-  process_count ('label' is [b, v], zeros and ones, where images have several classes); 'index' is the example's id
-  in `source`. Stacking the processes' batches in rank order gives the global batch, the same for every
+  process_count ('image' is [b, *native.shape], patches, where images keep their aspect ratio; 'label' is [b, v], zeros
+  and ones, where they have several classes); 'index' is the example's id in `source`. Stacking the processes' batches in rank order gives the global batch, the same for every
   process_count. Every run of len(source) positions holds each example once; batches run across the ends of
   epochs. A damaged record is replaced by the next readable one of the source, up to `max_corrupt` of them.
 
@@ -198,9 +200,10 @@ def train_batches(
     start_step: the first step to make; the stream continues as if the steps before it had been taken.
     process_index: this process's rank, in [0, process_count).
     process_count: processes that share the global batch.
+    native: config.max_tokens with the model's patch size; None without max_tokens.
 
   Raises:
-    ConfigError: batch_size is not divisible by process_count, or ranges are empty.
+    ConfigError: batch_size is not divisible by process_count, ranges are empty, or max_tokens comes without native.
   """
   local_size = _local_size('data', config.batch_size, process_index, process_count)
   problems = [
@@ -210,21 +213,28 @@ def train_batches(
   ]
   if problems:
     raise ConfigError('the augmentation is not consistent', problems)
+  augment = training_transform(config, native)
   examples = TrainExamples(
     source,
-    Augment.from_config(config),
+    augment,
     seed=seed,
     shuffle=config.shuffle,
     batch_size=config.batch_size,
     process_index=process_index,
     process_count=process_count,
-    chunk_size=_chunk_size(config, local_size),
+    chunk_size=_chunk_size(config, augment.shape, local_size),
   )
   return Batches(examples, config, local_size=local_size, start_step=start_step, num_batches=None)
 
 
 def eval_batches(
-  config: EvalConfig, data: DataConfig, source: Source, *, process_index: int = 0, process_count: int = 1
+  config: EvalConfig,
+  data: DataConfig,
+  source: Source,
+  *,
+  process_index: int = 0,
+  process_count: int = 1,
+  native: NativePatches | None = None,
 ) -> Batches:
   """Returns one pass over `source`, every example once, the same number of batches on every process.
 
@@ -239,19 +249,21 @@ def eval_batches(
     source: the evaluation split, from open_source.
     process_index: this process's rank.
     process_count: processes that share each batch.
+    native: as for `train_batches`.
 
   Raises:
     ConfigError: batch_size is not divisible by process_count, or the preprocessing is not consistent.
   """
   local_size = _local_size('evals', config.batch_size, process_index, process_count)
-  preprocess = Preprocess.from_config(data, resize_short=config.resize_short)
+  check_native(data, native)
+  preprocess = Preprocess.from_config(data, resize_short=config.resize_short, native=native)
   examples = EvalExamples(
     source,
     preprocess,
     batch_size=config.batch_size,
     process_index=process_index,
     process_count=process_count,
-    chunk_size=_chunk_size(data, local_size),
+    chunk_size=_chunk_size(data, preprocess.shape, local_size),
   )
   num_batches = math.ceil(len(source) / config.batch_size)
   return Batches(examples, data, local_size=local_size, start_step=0, num_batches=num_batches)

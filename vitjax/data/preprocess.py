@@ -10,8 +10,10 @@ import pathlib
 import numpy as np
 from PIL import Image, ImageOps
 
+from vitjax.config.native import NativePatches
 from vitjax.config.schema import INTERPOLATIONS, DataConfig
 from vitjax.data.decode import MAX_PIXELS, UnreadableError, decode_image, to_rgb
+from vitjax.data.native import resize_and_cut
 from vitjax.data.transforms import resize
 from vitjax.errors import ConfigError, DataError, Problem
 
@@ -31,6 +33,8 @@ class Preprocess:
     interpolation: method of `vitjax.data.transforms.resize`.
     resize_short: the short side is resized to this many pixels, the long one in proportion (rounded down, as in
       torchvision), and the centre taken; None: plain resize.
+    native: each image keeps its aspect ratio and becomes patches, uint8 [l, p * p * 3 + 4]; image_size is then the
+      size that the model's positions are stored for. None: all images become image_size.
   """
 
   image_size: tuple[int, int]
@@ -38,6 +42,12 @@ class Preprocess:
   std: tuple[float, float, float] = (0.5, 0.5, 0.5)
   interpolation: str = 'bilinear'
   resize_short: int | None = None
+  native: NativePatches | None = None
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """Returns the shape of the result."""
+    return (*self.image_size, 3) if self.native is None else self.native.shape
 
   def __post_init__(self) -> None:
     problems = []
@@ -59,19 +69,29 @@ class Preprocess:
     """Returns the same preparation for another image size; resize_short keeps its ratio to the larger side."""
     if image_size == self.image_size:
       return self
+    assert self.native is None, 'images at their own aspect ratio have no size to change'
     short = self.resize_short
     if short is not None:
       short = max(round(short * max(image_size) / max(self.image_size)), max(image_size))
     return dataclasses.replace(self, image_size=image_size, resize_short=short)
 
+  def at_one_size(self) -> Preprocess:
+    """Returns the same preparation with every image squashed to image_size."""
+    return dataclasses.replace(self, native=None)
+
   @classmethod
-  def from_config(cls, config: DataConfig, *, resize_short: int | None = None) -> Preprocess:
+  def from_config(
+    cls, config: DataConfig, *, resize_short: int | None = None, native: NativePatches | None = None
+  ) -> Preprocess:
     """Returns the preprocessing of a recipe's data section (and of an EvalConfig's resize_short)."""
-    return cls(config.image_size, config.mean, config.std, config.interpolation, resize_short)
+    return cls(config.image_size, config.mean, config.std, config.interpolation, resize_short, native)
 
   def to_json(self) -> str:
-    """Returns all fields as a JSON object."""
-    return json.dumps(dataclasses.asdict(self))
+    """Returns all fields as a JSON object; without `native` where it is None, as earlier versions wrote it."""
+    values = dataclasses.asdict(self)
+    if self.native is None:
+      del values['native']
+    return json.dumps(values)
 
   @classmethod
   def from_json(cls, text: str) -> Preprocess:
@@ -81,7 +101,9 @@ class Preprocess:
       ConfigError: `text` is not such an object.
     """
     try:
-      values = json.loads(text)
+      values = {'native': None} | json.loads(text)
+      if values['native'] is not None:
+        values['native'] = NativePatches(**values['native'])
       names = {field.name for field in dataclasses.fields(cls)}
       if set(values) != names:
         raise ValueError(f'keys {sorted(values)} instead of {sorted(names)}')
@@ -95,7 +117,7 @@ class Preprocess:
       ) from error
 
   def __call__(self, image: str | os.PathLike[str] | bytes | Image.Image | np.ndarray) -> np.ndarray:
-    """Returns the image as the model expects it before normalisation: uint8 [image_size, 3], RGB.
+    """Returns the image as the model expects it before normalisation: uint8 `shape`, RGB.
 
     Args:
       image: a path, an encoded file's bytes, a PIL image, or a uint8 array [h, w], [h, w, 1], [h, w, 3] or
@@ -106,6 +128,8 @@ class Preprocess:
       DataError: the array has another dtype or shape.
     """
     pixels = to_pixels(image)
+    if self.native is not None:
+      return resize_and_cut(pixels, self.native, self.interpolation)
     if self.resize_short is None:
       return np.ascontiguousarray(resize(pixels, self.image_size, self.interpolation))
     pixels = _centre(

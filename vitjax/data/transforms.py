@@ -189,9 +189,14 @@ class Augment:
   precrop_size: int | None = None
   augment_on: str = 'workers'
 
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """Returns the shape of the result."""
+    return (*self.image_size, 3)
+
   @classmethod
   def from_config(cls, config: DataConfig) -> Augment:
-    """Returns the transform that a recipe's data section describes."""
+    """Returns the transform that a recipe's data section describes, of images of one size."""
     return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cls)})
 
   def __call__(
@@ -259,4 +264,9 @@ class Augment:
     return image[top : top + height, left : left + width]
 
   def _box(self, rng: np.random.Generator, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    return BOXES[self.crop](rng, size, area=self.crop_area, ratio=self.crop_ratio)
+    return BOXES[self.crop](rng, size, area=self.crop_area, ratio=self._ratio(size))
+
+  def _ratio(self, size: tuple[int, int]) -> tuple[float, float]:
+    """Returns the aspect range of boxes in an image of this size."""
+    del size
+    return self.crop_ratio

@@ -20,6 +20,7 @@ from vitjax.evaluators.features import FeatureExtractor
 from vitjax.evaluators.multilabel import MultiLabelEvaluator
 from vitjax.evaluators.sizes import SizesEvaluator
 from vitjax.evaluators.transfer import TransferEvaluator, make_probe
+from vitjax.models import native_patches
 from vitjax.objectives import Objective, resized_objective
 from vitjax.parallel.mesh import local_share
 
@@ -109,6 +110,7 @@ def split_batches(recipe: Recipe, name: str, mesh: Mesh, source: Source) -> Call
   """Returns what starts one pass over a source of an evaluator."""
   config = recipe.evals[name]
   index, count = local_share(mesh, config.batch_size, where=f'evals.{name}.batch_size')
+  native = native_patches(recipe.model, recipe.data)
   return functools.partial(
-    eval_batches, config, recipe.data, source, process_index=index, process_count=count
+    eval_batches, config, recipe.data, source, process_index=index, process_count=count, native=native
   )

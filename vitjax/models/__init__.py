@@ -16,7 +16,7 @@ from vitjax.models.flops import forward_flops, train_flops
 from vitjax.models.layout import attention_by_block, stack_attention, stack_blocks, unstack_blocks
 from vitjax.models.position_tables import position_tables
 from vitjax.models.resnet import BiTResNet
-from vitjax.models.sizes import resolve_variant
+from vitjax.models.sizes import computed_size, image_shape, native_patches, resolve_variant
 from vitjax.models.vit import VisionTransformer
 
 __all__ = [
@@ -24,8 +24,11 @@ __all__ = [
   'VisionTransformer',
   'attention_by_block',
   'build_model',
+  'computed_size',
   'create_model',
   'forward_flops',
+  'image_shape',
+  'native_patches',
   'position_tables',
   'resized_model',
   'resolve_variant',

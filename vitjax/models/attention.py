@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from vitjax.models.dense import Affine
 from vitjax.models.norm import LayerNorm
-from vitjax.ops.attention import attend, fused_attend
+from vitjax.ops.attention import attend, fused_attend, hide_padding
 
 Array = jax.Array
 DType = Any
@@ -58,6 +58,7 @@ class MultiHeadDotProductAttention(nn.Module):
     *,
     train: bool = False,
     num_tokens: int | None = None,
+    lengths: Array | None = None,
   ) -> Array:
     """Returns what each query token gathers from `tokens`.
 
@@ -68,6 +69,8 @@ class MultiHeadDotProductAttention(nn.Module):
         1/sqrt(e) scale. None: content alone.
       train: apply dropout.
       num_tokens: how many of the tokens count, the others being padding behind them; None: all. 'cudnn' alone.
+      lengths: int32 [n], the same of each example, in the place of num_tokens; what the others gather holds no
+        meaning.
 
     Returns:
       [n, l_q, d] of `dtype`.
@@ -96,25 +99,31 @@ class MultiHeadDotProductAttention(nn.Module):
       )
       query, key = norm(name='query_ln')(query), norm(name='key_ln')(key)
     if self.implementation == 'cudnn':
-      gathered = fused_attend(query, key, value, num_tokens)
+      gathered = fused_attend(query, key, value, num_tokens if lengths is None else lengths)
     elif (
       relative_keys is not None
       or (train and self.dropout_rate > 0)
       or self.has_variable('perturbations', 'attention')
     ):
-      gathered = self._by_probabilities(query, key, value, relative_keys, train)
+      gathered = self._by_probabilities(query, key, value, relative_keys, train, lengths)
     else:
-      gathered = attend(query, key, value)
+      gathered = attend(query, key, value, lengths)
       if self.is_mutable_collection('intermediates'):
         # Beside the result and not on the way to it, so that handing them out changes no bit of it.
-        self.sow('intermediates', 'attention', self._probabilities(query, key, None))
+        self.sow('intermediates', 'attention', self._probabilities(query, key, None, lengths))
     return Affine((width,), 2, dtype=self.dtype, param_dtype=self.param_dtype, name='out')(gathered)
 
   def _by_probabilities(
-    self, query: Array, key: Array, value: Array, relative_keys: Array | None, train: bool
+    self,
+    query: Array,
+    key: Array,
+    value: Array,
+    relative_keys: Array | None,
+    train: bool,
+    lengths: Array | None,
   ) -> Array:
     """Returns [n, l_q, k, e]; the probabilities pass dropout and are sown."""
-    weights = self._probabilities(query, key, relative_keys)
+    weights = self._probabilities(query, key, relative_keys, lengths)
     # Kept only by apply(..., mutable=['intermediates']); otherwise the compiler drops it.
     self.sow('intermediates', 'attention', weights)
     if self.has_variable('perturbations', 'attention'):
@@ -122,11 +131,15 @@ class MultiHeadDotProductAttention(nn.Module):
     weights = nn.Dropout(self.dropout_rate)(weights, deterministic=not train).astype(self.dtype)
     return jnp.einsum('nkqj,njke->nqke', weights, value)
 
-  def _probabilities(self, query: Array, key: Array, relative_keys: Array | None) -> Array:
+  def _probabilities(
+    self, query: Array, key: Array, relative_keys: Array | None, lengths: Array | None
+  ) -> Array:
     """Returns float32 [n, k, l_q, l], rows sum to 1."""
     query = query * query.shape[-1] ** -0.5
     logits = jnp.einsum('nqke,njke->nkqj', query, key, preferred_element_type=jnp.float32)
     if relative_keys is not None:
       relative_keys = relative_keys.astype(self.dtype)
       logits += jnp.einsum('nqke,qje->nkqj', query, relative_keys, preferred_element_type=jnp.float32)
+    if lengths is not None:
+      logits = hide_padding(logits, lengths)
     return jax.nn.softmax(logits, axis=-1)

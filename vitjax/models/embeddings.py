@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vitjax.errors import DataError, Problem
+from vitjax.ops.native import Places, sample_axes, sample_cells, sample_sincos
 from vitjax.ops.patches import pi_resize, resize_cells
 from vitjax.ops.positions import Grid, num_relative_keys, relative_index, sincos_2d
 
@@ -52,8 +53,14 @@ class PositionTable(nn.Module):
   table_grid: Grid | None = None
 
   @nn.compact
-  def __call__(self) -> Array:
-    """Returns [1, l, d] to add to the tokens, or for 'relative' [l, l, e] keys of each (query, key) pair."""
+  def __call__(self, places: Places | None = None) -> Array:
+    """Returns [1, l, d] to add to the tokens, or for 'relative' [l, l, e] keys of each (query, key) pair.
+
+    With `places` of patches in images at their own aspect ratio, [n, l, d]: tables are resized from table_grid to the
+    grid of each image. Additive kinds alone.
+    """
+    if places is not None:
+      return self._of_places(places)
     h, w = self.grid
     if self.kind == 'relative':
       num_prefix = self.num_class_tokens + self.num_registers
@@ -71,6 +78,28 @@ class PositionTable(nn.Module):
       first = jnp.zeros((1, self.num_class_tokens, self.width), self.dtype)
     registers = jnp.zeros((1, self.num_registers, self.width), self.dtype)
     return jnp.concatenate([first, registers, cells], axis=1)
+
+  def _of_places(self, places: Places) -> Array:
+    """Returns [n, l, d], the positions of patches in images of several grids."""
+    stored = self.table_grid or self.grid
+    first = jnp.zeros((1, self.num_class_tokens, self.width), self.dtype)
+    if self.kind == 'learned_1d':
+      table = self._table('pos_embedding', (1, self.num_class_tokens + math.prod(stored), self.width))
+      first = table[:, : self.num_class_tokens]
+      cells = sample_cells(table[:, self.num_class_tokens :], stored, places)
+    elif self.kind == 'learned_2d':
+      half = self.width // 2
+      x = self._table('pos_embedding_x', (1, stored[1], half))
+      y = self._table('pos_embedding_y', (1, stored[0], half))
+      cells = sample_axes(x, y, places)
+      if self.num_class_tokens:
+        first = self._table('pos_embedding_cls', (1, 1, self.width))
+    else:
+      assert self.kind == 'sincos_2d', 'checked in config/'
+      cells = sample_sincos(places, self.width).astype(self.dtype)
+    registers = jnp.zeros((1, self.num_registers, self.width), self.dtype)
+    prefix = jnp.concatenate([first, registers], axis=1)
+    return jnp.concatenate([jnp.broadcast_to(prefix, (len(cells), *prefix.shape[1:])), cells], axis=1)
 
   def _two_tables(self) -> tuple[Array, Array]:
     """Returns learned_2d's rows: [1, c, d] of the class token, [1, h * w, d] of the grid."""

@@ -19,6 +19,7 @@ from vitjax.models.embeddings import PositionTable
 from vitjax.models.norm import LayerNorm
 from vitjax.models.sizes import num_prefix_tokens
 from vitjax.ops.gelu import gelu_tanh
+from vitjax.ops.native import Places
 from vitjax.ops.patches import drop_patches
 from vitjax.ops.positions import Grid
 from vitjax.parallel.constrain import constrain
@@ -149,7 +150,9 @@ class EncoderBlock(nn.Module):
   table_grid: Grid | None = None
 
   @nn.compact
-  def __call__(self, x: Array, rate: Array, shared: Array | None) -> tuple[Array, Array | None]:
+  def __call__(
+    self, x: Array, rate: Array, shared: Array | None, lengths: Array | None
+  ) -> tuple[Array, Array | None]:
     """Returns (tokens, tokens or None).
 
     Args:
@@ -157,6 +160,7 @@ class EncoderBlock(nn.Module):
       rate: this block's stochastic-depth rate, a float32 scalar.
       shared: what PositionTable returns, when all blocks share it; it is added to `x`, or for relative
         positions handed to attention. None: the block has its own, or there is nothing to do here.
+      lengths: int32 [n], how many of each example's tokens are no padding; None: num_tokens of all.
     """
     config = self.config
     positions = shared
@@ -169,9 +173,9 @@ class EncoderBlock(nn.Module):
       x = x + positions
     if self.size.parallel_blocks:
       y = self._norm()(x)
-      x = x + self._drop(self._attention(y, relative) + self._mlp(y), rate)
+      x = x + self._drop(self._attention(y, relative, lengths) + self._mlp(y), rate)
     else:
-      x = x + self._drop(self._attention(self._norm()(x), relative), rate)
+      x = x + self._drop(self._attention(self._norm()(x), relative, lengths), rate)
       x = x + self._drop(self._mlp(self._norm()(x)), rate)
     x = constrain(x, BATCH_AXES)
     return x, x if self.return_tokens else None
@@ -182,7 +186,7 @@ class EncoderBlock(nn.Module):
   def _norm(self) -> LayerNorm:
     return LayerNorm(epsilon=self.config.norm_eps, use_bias=self.size.use_norm_bias, **self._dtypes())
 
-  def _attention(self, y: Array, relative: Array | None) -> Array:
+  def _attention(self, y: Array, relative: Array | None, lengths: Array | None) -> Array:
     """Returns the attention branch of normalised tokens y, with its dropout and gain."""
     attention = MultiHeadDotProductAttention(
       self.size.num_heads,
@@ -193,7 +197,7 @@ class EncoderBlock(nn.Module):
       implementation=self.config.attention,
       **self._dtypes(),
     )
-    y = attention(y, y, relative, train=self.train, num_tokens=self.num_tokens)
+    y = attention(y, y, relative, train=self.train, num_tokens=self.num_tokens, lengths=lengths)
     return self._gain(nn.Dropout(self.config.dropout_rate)(y, deterministic=not self.train))
 
   def _mlp(self, y: Array) -> Array:
@@ -248,15 +252,20 @@ class Encoder(nn.Module):
   table_grid: Grid | None = None
 
   @nn.compact
-  def __call__(self, x: Array) -> tuple[Array, dict[str, Array]]:
+  def __call__(self, x: Array, places: Places | None = None) -> tuple[Array, dict[str, Array]]:
     """Returns the tokens [n, l, d] and {'block00': [n, l, d], ...}, {} unless return_features.
+
+    Args:
+      x: tokens [n, l, d].
+      places: of the patches among them, when images keep their own aspect ratios; the rest is then padding, whose
+        results hold no meaning. None: all images make `grid`.
 
     The tokens are normalised unless config.final_norm says that the pooled vector is, later.
     """
     config = self.config
     shared = None
     if config.position != 'none' and not has_tables_per_block(config):
-      shared = position_table(config, self.size, self.grid, self.table_grid)()
+      shared = position_table(config, self.size, self.grid, self.table_grid)(places)
       if config.position_at == 'stem':
         x, shared = x + shared, None
     x = nn.Dropout(config.dropout_rate)(x, deterministic=not self.train)
@@ -267,8 +276,9 @@ class Encoder(nn.Module):
     num_tokens = x.shape[1]
     if config.attention == 'cudnn' and num_tokens % 2 and shared is None and not has_tables_per_block(config):
       x = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))  # once here, or in every block
+    lengths = None if places is None else num_prefix_tokens(config) + places.lengths()
     run = self._scan if config.layers == 'scan' else self._loop
-    x, features = run(x, drop_rates(config, self.size.depth), shared, num_tokens)
+    x, features = run(x, drop_rates(config, self.size.depth), shared, num_tokens, lengths)
     x = x[:, :num_tokens]
     features = {f'block{i:02d}': tokens[:, :num_tokens] for i, tokens in enumerate(features)}
     if config.final_norm == 'pooled':
@@ -296,24 +306,24 @@ class Encoder(nn.Module):
     )
 
   def _loop(
-    self, x: Array, rates: np.ndarray, shared: Array | None, num_tokens: int
+    self, x: Array, rates: np.ndarray, shared: Array | None, num_tokens: int, lengths: Array | None
   ) -> tuple[Array, list[Array]]:
     features = []
     for i, rate in enumerate(rates):
-      x, tokens = self._block(lambda block: block, num_tokens, f'encoderblock_{i}')(x, rate, shared)
+      x, tokens = self._block(lambda block: block, num_tokens, f'encoderblock_{i}')(x, rate, shared, lengths)
       features += [tokens] if self.return_features else []
     return x, features
 
   def _scan(
-    self, x: Array, rates: np.ndarray, shared: Array | None, num_tokens: int
+    self, x: Array, rates: np.ndarray, shared: Array | None, num_tokens: int, lengths: Array | None
   ) -> tuple[Array, list[Array]]:
     lift: Any = nn.scan  # its annotations do not allow nn.broadcast inside in_axes
     scan = functools.partial(
       lift,
       variable_axes={'params': 0, 'intermediates': 0, 'perturbations': 0},
       split_rngs={'params': True, 'dropout': True},
-      in_axes=(0, nn.broadcast),
+      in_axes=(0, nn.broadcast, nn.broadcast),
       length=self.size.depth,
     )
-    x, tokens = self._block(scan, num_tokens, 'encoderblock')(x, jnp.asarray(rates), shared)
+    x, tokens = self._block(scan, num_tokens, 'encoderblock')(x, jnp.asarray(rates), shared, lengths)
     return x, list(tokens) if self.return_features else []

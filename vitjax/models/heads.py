@@ -12,6 +12,7 @@ from vitjax.models.attention import MultiHeadDotProductAttention
 from vitjax.models.encoder import MlpBlock
 from vitjax.models.norm import LayerNorm
 from vitjax.models.sizes import num_prefix_tokens
+from vitjax.ops.native import masked_mean
 from vitjax.parallel.constrain import constrain
 from vitjax.parallel.mesh import BATCH_AXES
 
@@ -33,26 +34,27 @@ class MAPHead(nn.Module):
   size: ViTSize
 
   @nn.compact
-  def __call__(self, tokens: Array) -> Array:
-    """Returns [n, d] from tokens [n, l, d]."""
+  def __call__(self, tokens: Array, lengths: Array | None = None) -> Array:
+    """Returns [n, d] from tokens [n, l, d], of each example the first lengths [n] of them; None: all."""
     n, _, d = tokens.shape
     dtype, param_dtype = jnp.dtype(self.config.dtype), jnp.dtype(self.config.param_dtype)
     probe = self.param('probe', nn.initializers.xavier_uniform(), (1, 1, d), param_dtype)
     probe = jnp.broadcast_to(probe.astype(dtype), (n, 1, d))
     attention = MultiHeadDotProductAttention(self.size.num_heads, dtype=dtype, param_dtype=param_dtype)
-    x = attention(probe, tokens)
+    x = attention(probe, tokens, lengths=lengths)
     y = LayerNorm(epsilon=self.config.norm_eps, dtype=dtype, param_dtype=param_dtype)(x)
     x = x + MlpBlock(self.size.mlp_dim, self.config.gelu, 0.0, dtype, param_dtype)(y)
     return x[:, 0]
 
 
-def pool_tokens(tokens: Array, config: ModelConfig, size: ViTSize) -> Array:
+def pool_tokens(tokens: Array, config: ModelConfig, size: ViTSize, num_patches: Array | None = None) -> Array:
   """Returns float32 [n, d], what the head sees of tokens [n, l, d]; call it inside an @nn.compact method.
 
   'token': the class token. 'gap': the mean of the patch tokens, in float32. 'map': MAPHead over the patch
-  tokens. Registers are left out of all three. With config.final_norm='pooled' a LayerNorm, `pool_norm`, follows.
+  tokens. Registers are left out of all three, and so is padding behind the first num_patches [n] patches (None: there
+  is none). With config.final_norm='pooled' a LayerNorm, `pool_norm`, follows.
   """
-  pooled = _pool(tokens, config, size)
+  pooled = _pool(tokens, config, size, num_patches)
   if config.final_norm == 'tokens':
     return pooled
   norm = LayerNorm(
@@ -65,14 +67,16 @@ def pool_tokens(tokens: Array, config: ModelConfig, size: ViTSize) -> Array:
   return norm(pooled)
 
 
-def _pool(tokens: Array, config: ModelConfig, size: ViTSize) -> Array:
+def _pool(tokens: Array, config: ModelConfig, size: ViTSize, num_patches: Array | None) -> Array:
   """Returns float32 [n, d] before any further norm; see pool_tokens."""
   if config.pool == 'token':
     return tokens[:, 0].astype(jnp.float32)
   patches = tokens[:, num_prefix_tokens(config) :]
+  if config.pool == 'gap' and num_patches is not None:
+    return masked_mean(patches, num_patches)
   if config.pool == 'gap':
     return patches.mean(axis=1, dtype=jnp.float32)
-  return MAPHead(config, size, name='MAPHead_0')(patches).astype(jnp.float32)
+  return MAPHead(config, size, name='MAPHead_0')(patches, num_patches).astype(jnp.float32)
 
 
 def apply_head(pooled: Array, config: ModelConfig, num_classes: int) -> tuple[Array, Array]:

@@ -9,7 +9,8 @@ import dataclasses
 
 from vitjax.config.checks.ignored import VIT_ONLY
 from vitjax.config.knobs import Knob, fields_of
-from vitjax.config.schema import ModelConfig
+from vitjax.config.native import NativePatches
+from vitjax.config.schema import DataConfig, ModelConfig
 from vitjax.config.suggest import did_you_mean, nearest_divisors, nearest_multiples
 from vitjax.config.values import Mismatch, convert, out_of_range
 from vitjax.config.variants import ResNetVariant, ViTVariant, parse_variant, variant_examples
@@ -48,6 +49,27 @@ def resolve_variant(config: ModelConfig) -> ViTVariant | ResNetVariant:
 def num_prefix_tokens(config: ModelConfig) -> int:
   """Returns how many tokens stand before the patches: the class token (pool='token') and the registers."""
   return int(config.pool == 'token') + config.num_registers
+
+
+def native_patches(model: ModelConfig, data: DataConfig) -> NativePatches | None:
+  """Returns how images at their own aspect ratio are cut; None where data.max_tokens is None."""
+  if data.max_tokens is None:
+    return None
+  variant = resolve_variant(model)
+  assert isinstance(variant, ViTVariant), 'checked in config/'
+  return NativePatches(data.max_tokens, variant.patch_size)
+
+
+def image_shape(model: ModelConfig, data: DataConfig) -> tuple[int, ...]:
+  """Returns the shape of one image in a batch, uint8: [h, w, 3], or patches and their places with data.max_tokens."""
+  native = native_patches(model, data)
+  return (*data.image_size, 3) if native is None else native.shape
+
+
+def computed_size(model: ModelConfig, data: DataConfig) -> tuple[int, int]:
+  """Returns (height, width) of what a step computes on, pixels: data.image_size, or as much as max_tokens patches."""
+  native = native_patches(model, data)
+  return data.image_size if native is None else native.strip_size
 
 
 def _override(variant: ViTVariant, config: ModelConfig) -> ViTVariant:

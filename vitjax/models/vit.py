@@ -21,6 +21,7 @@ from vitjax.models.encoder import Encoder
 from vitjax.models.heads import apply_head, pool_tokens
 from vitjax.models.resnet import apply_hybrid_stem
 from vitjax.ops.attention import fused_attend_fits
+from vitjax.ops.native import NativeImages
 from vitjax.ops.positions import Grid
 from vitjax.parallel.constrain import constrain
 from vitjax.parallel.mesh import BATCH_AXES
@@ -60,7 +61,7 @@ class VisionTransformer(nn.Module):
   @nn.compact
   def __call__(
     self,
-    images: Array,
+    images: Array | NativeImages,
     *,
     train: bool = False,
     return_features: bool = False,
@@ -69,7 +70,8 @@ class VisionTransformer(nn.Module):
     """Returns the logits of normalised images. Traced; images may be local or global.
 
     Args:
-      images: float [n, h, w, c], h and w multiples of the patch size; they need not be equal.
+      images: float [n, h, w, c], h and w multiples of the patch size; they need not be equal. Or images at their own
+        aspect ratios, of one patch size; the model then needs a table_grid (`models.resized_model`).
       train: apply dropout and stochastic depth, which draw from rngs={'dropout': key}.
       return_features: return (logits, out) instead.
       edit_patches: applied to the embedded patches [n, h, w, d] before positions are added, as for masking.
@@ -79,13 +81,14 @@ class VisionTransformer(nn.Module):
       block's tokens [n, l, d]) and 'tokens' [n, l, d] after the final norm (before it with
       final_norm='pooled'), both in the compute dtype; 'pooled' [n, d] and 'pre_logits' [n, r] in float32.
       Tokens stand in the order class token, registers, patches row by row; with config.token_drop_rate, `train`
-      leaves patches out.
+      leaves patches out. Of images at their own aspect ratios those behind the last patch hold no meaning.
 
     Raises:
       DataError: images of a shape, dtype or size that does not fit the model or its position table.
     """
     config = dataclasses.replace(self.config, attention=self._attention(train))
     dtype, param_dtype = jnp.dtype(config.dtype), jnp.dtype(config.param_dtype)
+    images, places = images if isinstance(images, NativeImages) else (images, None)
     patches = self._patches(images, dtype, param_dtype)
     if edit_patches is not None:
       patches = edit_patches(patches)
@@ -103,8 +106,9 @@ class VisionTransformer(nn.Module):
     encoder = Encoder(
       config, self.variant.size, (h, w), train, return_features, self.table_grid, name='Transformer'
     )
-    tokens, out = encoder(tokens)
-    pooled = pool_tokens(tokens, config, self.variant.size)
+    tokens, out = encoder(tokens, places)
+    num_patches = None if places is None else places.lengths()
+    pooled = pool_tokens(tokens, config, self.variant.size, num_patches)
     logits, pre_logits = apply_head(pooled, config, self.num_classes)
     if return_features:
       return logits, {**out, 'tokens': tokens, 'pooled': pooled, 'pre_logits': pre_logits}

@@ -15,7 +15,7 @@ from vitjax.objectives.base import Batch, LossOutput, attention_of
 from vitjax.ops.augment import augmented
 from vitjax.ops.cutmix import cutmix
 from vitjax.ops.mixup import mixup
-from vitjax.ops.normalize import normalize
+from vitjax.ops.native import model_inputs
 
 
 def classification_loss(logits: jax.Array, targets: jax.Array, kind: str) -> jax.Array:
@@ -51,11 +51,12 @@ class Classification:
     return self.model.init({'params': key}, images, train=False)['params']
 
   def augment(self, key: jax.Array, batch: Batch, frozen: Any = None) -> Batch:
-    """Returns 'images' float32 [n, h, w, 3] and 'targets' [n, v] of a raw batch.
+    """Returns 'images' float32 [n, h, w, 3] (or NativeImages) and 'targets' [n, v] of a raw batch.
 
     Args:
       key: of mixup and cutmix.
-      batch: 'image' uint8 [n, h, w, 3], 'label' int32 [n], or [n, v] with zeros and ones.
+      batch: 'image' uint8 [n, h, w, 3] (with data.max_tokens patches, see `ops.native`), 'label' int32 [n], or [n, v]
+        with zeros and ones.
       frozen: of other objectives.
     """
     del frozen
@@ -63,7 +64,7 @@ class Classification:
     targets = jax.nn.one_hot(label, self.num_classes) if label.ndim == 1 else label.astype(jnp.float32)
     targets = optax.smooth_labels(targets, self.config.label_smoothing)
     images = augmented(jax.random.fold_in(key, 1), batch['image'], self.data)
-    images = normalize(images, self.data.mean, self.data.std)
+    images = model_inputs(images, self.data.mean, self.data.std)
     images, targets = self._mix(key, images, targets)
     return {'images': images, 'targets': targets, 'label': batch['label']}
 
@@ -91,8 +92,8 @@ class Classification:
     return LossOutput(losses.mean(), metrics)
 
   def predict(self, params: Any, images: jax.Array) -> jax.Array:
-    """Returns logits float32 [n, v] of uint8 images [n, h, w, 3]."""
-    images = normalize(images, self.data.mean, self.data.std)
+    """Returns logits float32 [n, v] of uint8 images [n, h, w, 3], or of patches as `augment` takes them."""
+    images = model_inputs(images, self.data.mean, self.data.std)
     return self.model.apply({'params': params}, images, train=False)
 
   def features(self, params: Any, images: jax.Array) -> jax.Array:
@@ -100,10 +101,10 @@ class Classification:
 
     That is the tanh layer where model.representation_size sets one, else the pooled tokens themselves.
     """
-    images = normalize(images, self.data.mean, self.data.std)
+    images = model_inputs(images, self.data.mean, self.data.std)
     _, out = self.model.apply({'params': params}, images, train=False, return_features=True)
     return out['pre_logits']
 
   def attention(self, params: Any, images: jax.Array) -> list[jax.Array]:
     """Returns each block's attention probabilities [n, k, l, l] on uint8 images [n, h, w, 3]."""
-    return attention_of(self.model, params, normalize(images, self.data.mean, self.data.std))
+    return attention_of(self.model, params, model_inputs(images, self.data.mean, self.data.std))

@@ -36,12 +36,17 @@ def sincos_2d(h: int, w: int, d: int, *, temperature: float = 1e4) -> np.ndarray
   if d % 4:
     problem = Problem('width', str(d), 'a multiple of 4', 'sincos_2d holds a sine and a cosine of x and of y')
     raise ConfigError('sincos_2d positions do not fit this width', [problem])
-  frequency = temperature ** -(np.arange(d // 4) / max(d // 4 - 1, 1))
+  frequency = sincos_frequencies(d, temperature=temperature)
   y, x = np.mgrid[:h, :w].reshape(2, h * w, 1)
   table = np.concatenate(
     [np.sin(x * frequency), np.cos(x * frequency), np.sin(y * frequency), np.cos(y * frequency)], axis=1
   )
   return table.astype(np.float32)
+
+
+def sincos_frequencies(d: int, *, temperature: float = 1e4) -> np.ndarray:
+  """Returns float64 [d / 4], the frequencies of `sincos_2d`."""
+  return temperature ** -(np.arange(d // 4) / max(d // 4 - 1, 1))
 
 
 def num_relative_keys(num_patches: int, num_prefix: int) -> int:

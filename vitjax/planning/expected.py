@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vitjax.config.variants import ViTVariant
-from vitjax.models.sizes import num_prefix_tokens, resolve_variant
+from vitjax.models.sizes import computed_size, num_prefix_tokens, resolve_variant
 from vitjax.parallel.mesh import BATCH_AXES
 from vitjax.planning.collectives import Collective
 from vitjax.training.build import Run
@@ -44,7 +44,7 @@ def expected_collectives(run: Run) -> list[Collective]:
   variant = resolve_variant(model)
   if isinstance(variant, ViTVariant):
     rows = run.recipe.data.batch_size // math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    grid = [side // variant.downsample for side in run.recipe.data.image_size]
+    grid = [side // variant.downsample for side in computed_size(model, run.recipe.data)]
     size = rows * (math.prod(grid) + num_prefix_tokens(model)) * variant.size.width * itemsize
     # The backward pass of parallel blocks adds its two halves before it reduces them.
     times = (3 if variant.size.parallel_blocks else 4) * variant.size.depth

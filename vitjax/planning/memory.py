@@ -27,7 +27,7 @@ import numpy as np
 
 from vitjax.config.schema import Recipe
 from vitjax.config.variants import ViTVariant
-from vitjax.models.sizes import resolve_variant
+from vitjax.models.sizes import image_shape, resolve_variant
 from vitjax.objectives import build_objective, resized_objective
 from vitjax.parallel.mesh import BATCH_AXES
 from vitjax.training.build import Run
@@ -149,7 +149,7 @@ def trace_residuals(
   key = jax.eval_shape(lambda: jax.random.key(0))
   params = jax.eval_shape(objective.init, key)
   raw = {
-    'image': jax.ShapeDtypeStruct((rows, *recipe.data.image_size, 3), jnp.uint8),
+    'image': jax.ShapeDtypeStruct((rows, *image_shape(recipe.model, recipe.data)), jnp.uint8),
     'label': jax.ShapeDtypeStruct((rows,), jnp.int32),
   }
   batch = jax.eval_shape(objective.augment, key, raw)

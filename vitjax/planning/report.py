@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 
+from vitjax.config.schema import DataConfig
+from vitjax.models import image_shape
 from vitjax.planning.collectives import summarise
 from vitjax.planning.job import Job
 from vitjax.planning.topology import Topology
@@ -97,7 +99,7 @@ def _facts(job: Job, topology: Topology, note: str) -> dict[str, str]:
     'model': f'{recipe.model.variant}, {num_params(job.run.abstract_state.params):,} parameters, '
     f'layers={recipe.model.layers}, remat={recipe.model.remat}, {recipe.model.dtype}',
     'devices': f'{topology.text}: {topology.num_devices} x {kind}, mesh {job.mesh_text}',
-    'batch': f'{recipe.data.batch_size:,} images of {"x".join(map(str, recipe.data.image_size))}, '
+    'batch': f'{recipe.data.batch_size:,} images of {_size_of_images(recipe.data)}, '
     f'accumulation {recipe.optim.accumulation_steps}',
     'data': note,
     'steps': f'{job.run.total_steps:,}',
@@ -105,6 +107,12 @@ def _facts(job: Job, topology: Topology, note: str) -> dict[str, str]:
   if job.compiled is not None:
     facts['compiled'] = f'traced in {job.compiled.lower_s:.1f} s, compiled in {job.compiled.compile_s:.1f} s'
   return facts
+
+
+def _size_of_images(data: DataConfig) -> str:
+  if data.max_tokens is not None:
+    return f'at most {data.max_tokens} patches'
+  return 'x'.join(map(str, data.image_size))
 
 
 def _memory(job: Job) -> str:
@@ -155,7 +163,7 @@ def _bounds(job: Job) -> dict[str, str]:
   seconds = bounds.exposed_step_s
   hosts = len({device.process_index for device in job.run.mesh.devices.flat})
   images = job.run.recipe.data.batch_size / seconds
-  pixels = math.prod(job.run.recipe.data.image_size) * 3
+  pixels = math.prod(image_shape(job.run.recipe.model, job.run.recipe.data))
   times = {'arithmetic': bounds.compute_s, 'memory': bounds.memory_s, 'network': bounds.network_s}
   parts = ', '.join(f'{name} {value * 1e3:,.1f} ms' for name, value in times.items())
   return {

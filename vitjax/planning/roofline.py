@@ -14,7 +14,7 @@ from typing import Any
 from vitjax.config.schema import ModelConfig
 from vitjax.config.variants import ViTVariant
 from vitjax.models.flops import forward_flops
-from vitjax.models.sizes import num_prefix_tokens, resolve_variant
+from vitjax.models.sizes import computed_size, num_prefix_tokens, resolve_variant
 from vitjax.ops.patches import num_kept
 from vitjax.parallel.hardware import Hardware
 from vitjax.planning.collectives import Collective
@@ -89,7 +89,7 @@ def roofline(
   by_link = list(run.mesh.devices.flat)
   seconds = [(c, collective_seconds(c, by_link, hardware)) for c in collectives]
   return Roofline(
-    compute_s=model_flops * recompute_factor(recipe.model, recipe.data.image_size) / peak,
+    compute_s=model_flops * recompute_factor(recipe.model, computed_size(recipe.model, recipe.data)) / peak,
     memory_s=traffic / hardware.hbm_bytes_per_s,
     network_s=sum(s for _, s in seconds),
     exposed_s=sum(s for c, s in seconds if not c.overlapped),

@@ -20,7 +20,7 @@ from vitjax.data import Preprocess, train_batches
 from vitjax.data.sources import Source, check_same_classes, open_source
 from vitjax.errors import ConfigError, DataError, Problem, VitjaxError
 from vitjax.evaluators import Evaluator, build_evaluator, eval_sources, reads_head
-from vitjax.models.flops import train_flops
+from vitjax.models import computed_size, image_shape, native_patches, train_flops
 from vitjax.objectives import Objective, build_objective, resized_objective
 from vitjax.optim import make_optimizer, make_schedule
 from vitjax.parallel.constrain import on_mesh
@@ -101,7 +101,7 @@ class Run:
     """Returns the shapes, dtypes and shardings of one global batch as `batches` yields it."""
     data, sharding = self.recipe.data, batch_sharding(self.mesh)
     shapes = {
-      'image': ((data.batch_size, *data.image_size, 3), np.uint8),
+      'image': ((data.batch_size, *image_shape(self.recipe.model, data)), np.uint8),
       'label': ((data.batch_size, *np.shape(self.source.no_label)), np.int32),
     }
     return {
@@ -119,6 +119,7 @@ class Run:
       start_step=start_step,
       process_index=index,
       process_count=count,
+      native=native_patches(self.recipe.model, data),
     )
 
     def to_devices(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
@@ -131,7 +132,8 @@ class Run:
     """Returns how an image becomes an input: as the first evaluator does it, those of the head before others;
     a plain resize without any."""
     evals = sorted(self.recipe.evals.values(), key=lambda config: not reads_head(config))
-    return Preprocess.from_config(self.recipe.data, resize_short=evals[0].resize_short if evals else None)
+    data, native = self.recipe.data, native_patches(self.recipe.model, self.recipe.data)
+    return Preprocess.from_config(data, resize_short=evals[0].resize_short if evals else None, native=native)
 
 
 def build(recipe: Recipe, *, devices: Sequence[Any] | None = None) -> Run:
@@ -211,7 +213,7 @@ def build(recipe: Recipe, *, devices: Sequence[Any] | None = None) -> Run:
     replica_check_every=steps(check_every) if (check_every := recipe.resilience.replica_check_every) else 0,
     eval_every={name: steps(config.every) for name, config in recipe.evals.items()},
     train_flops_per_example=(2 if recipe.optim.sam_rho else 1)
-    * train_flops(recipe.model, image_size=recipe.data.image_size, num_classes=num_classes)
+    * train_flops(recipe.model, image_size=computed_size(recipe.model, recipe.data), num_classes=num_classes)
     + (0.0 if teacher is None else teacher.forward_flops),
     peak_flops_per_s=None if peak is None else peak * mesh.size,
   )

@@ -59,9 +59,12 @@ def make_subject(
 ) -> Subject:
   """Returns the subject of a report; labels come from the folders' names where all of them are class names.
 
+  A model of images at their own aspect ratio is looked at on images of its stored size, which have a common grid.
+
   Raises:
     DataError: images that cannot be read, all of them.
   """
+  loaded, other = loaded.at_one_size(), None if other is None else other.at_one_size()
   pixels, problems = [], []
   for path in paths:
     try:

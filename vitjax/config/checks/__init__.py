@@ -6,6 +6,7 @@ from vitjax.config.checks.base import Findings
 from vitjax.config.checks.data import check_data
 from vitjax.config.checks.ignored import check_ignored
 from vitjax.config.checks.model import check_model
+from vitjax.config.checks.native import check_native
 from vitjax.config.checks.parallel import check_parallel
 from vitjax.config.checks.tokens import check_tokens
 from vitjax.config.checks.training import check_training
@@ -26,7 +27,7 @@ def check_recipe(recipe: Recipe, bad: set[str], num_devices: int | None) -> list
   """
   found = Findings(recipe, bad, num_devices)
   checks = (
-    check_model, check_tokens, check_data, check_training, check_transfer, check_parallel, check_ignored,
+    check_model, check_tokens, check_native, check_data, check_training, check_transfer, check_parallel, check_ignored,
   )  # fmt: skip
   for check in checks:
     check(found)

@@ -94,7 +94,9 @@ USES = (
     'objective.name',
     ('classification', 'distillation'),
   ),
-  Use(('objective.loss', 'objective.label_smoothing'), 'objective.name', ('classification',)),
+  Use(
+    ('objective.loss', 'objective.label_smoothing', 'data.max_tokens'), 'objective.name', ('classification',)
+  ),
   Use(('distill.checkpoint', 'distill.temperature'), 'objective.name', ('distillation',)),
   Use(('report.num_mistakes',), 'report.evals', test=bool, words='set'),
   Use(('objective.corrupt_rate',), 'objective.name', ('masked_patch',)),
