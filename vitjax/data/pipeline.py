@@ -189,9 +189,10 @@ def train_batches(
 
   A batch is {'image': uint8 [b, h, w, 3], 'label': int32 [b], 'index': int64 [b]} with b = batch_size /
   process_count ('image' is [b, *native.shape], patches, where images keep their aspect ratio; 'label' is [b, v], zeros
-  and ones, where they have several classes); 'index' is the example's id in `source`. Stacking the processes' batches in rank order gives the global batch, the same for every
-  process_count. Every run of len(source) positions holds each example once; batches run across the ends of
-  epochs. A damaged record is replaced by the next readable one of the source, up to `max_corrupt` of them.
+  and ones, where they have several classes); 'index' is the example's id in `source`. Stacking the processes' batches
+  in rank order gives the global batch, the same for every process_count. Every run of len(source) positions holds each
+  example once; batches run across the ends of epochs. A damaged record is replaced by the next readable one of the
+  source, up to `max_corrupt` of them.
 
   Args:
     config: sizes, augmentation, threads. config.source is not looked at.
