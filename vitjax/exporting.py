@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
 import pathlib
@@ -49,6 +50,12 @@ def export(loaded: Loaded, path: str | os.PathLike[str], format: str = 'npz') ->
     loaded.preprocess,
     loaded.class_names or None,
   )
+  if loaded.preprocess.native is not None:
+    size = 'x'.join(map(str, loaded.preprocess.image_size))
+    sentence = (
+      f'images at their own aspect ratio: trained on such, the file says that images are resized to {size}'
+    )
+    exported = dataclasses.replace(exported, lost=(*exported.lost, sentence))
   card = _model_card(loaded, exported, format, target.name)
   if format == 'npz':
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -33,11 +33,12 @@ FORMS = {
   'quickstart-transfer': ':stage=transfer,shots=20',
   'quickstart-resnet': ':model=resnet',
   'transfer': ':data=IMAGES,checkpoint=PRETRAINED',
+  'naflex-pets': ':data=pets,checkpoint=PRETRAINED',
 }
 
 
 # Recipes whose smoke form shrinks them in the same way (config/smoke.py): pretrain stands for them in the default run.
-ALIKE = ('augreg', 'bit', 'fewshot', 'finetune', 'vit_s16', 'vtab')
+ALIKE = ('augreg', 'bit', 'fewshot', 'finetune', 'naflex', 'vit_s16', 'vtab')
 
 
 @pytest.mark.parametrize('recipe', [name for name in RECIPES if name not in ALIKE])

@@ -27,7 +27,7 @@ class NativePatches:
     max_tokens: patches of a row, padding included.
     patch_size: side of a patch, pixels.
 
-  Source: SigLIP 2 (arXiv 2502.14786) 2.4.2, after NaViT (2307.06304) and FlexiViT (2212.08013).
+  Source: SigLIP 2 (arXiv 2502.14786), NaFlex, after NaViT (2307.06304) and FlexiViT (2212.08013).
   """
 
   max_tokens: int
@@ -66,7 +66,7 @@ def largest_grid(height: int, width: int, max_tokens: int) -> tuple[int, int]:
     width: of the image, pixels.
     max_tokens: at least 1.
 
-  Source: SigLIP 2 (arXiv 2502.14786) 2.4.2; its code and timm's search s by bisection, here it is exact.
+  Source: SigLIP 2 (arXiv 2502.14786), NaFlex; transformers and timm search s by bisection, here it is exact.
   """
   # The grid changes where a side is a whole number of patches, so one of these is the largest.
   # Scales are compared as fractions (patches, pixels) of the side that is whole.

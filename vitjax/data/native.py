@@ -53,7 +53,7 @@ class NativeAugment:
     augment: everything but the size, which follows from each image.
     native: how many patches of which size.
 
-  Source: NaViT (arXiv 2307.06304) 2; timm's NaFlex transforms, which draw a crop's ratio around the image's own, too.
+  Source: NaViT (arXiv 2307.06304); timm's NaFlex transforms, which draw a crop's ratio around the image's own, too.
   """
 
   augment: Augment

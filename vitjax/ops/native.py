@@ -90,7 +90,8 @@ def sample_cells(cells: jax.Array, stored: Grid, places: Places) -> jax.Array:
     stored: (h, w).
     places: of the patches.
 
-  Source: NaViT (arXiv 2307.06304) 2.1 and SigLIP 2 (2502.14786) 2.4.2, whose table is resized to each image's grid.
+  Source: SigLIP 2 (arXiv 2502.14786), NaFlex: the table is resized to the grid of each image, antialiased.
+  Differs from source: by a product with weights per patch, so that shapes are static and one program serves all grids.
   """
   rows = axis_samples(places.row, places.rows, stored[0])
   columns = axis_samples(places.column, places.columns, stored[1])

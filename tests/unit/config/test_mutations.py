@@ -439,6 +439,28 @@ MUTATIONS += [
   ({**DISTILL, 'objective.label_smoothing': 0.1}, 'objective.label_smoothing', "= 'classification'"),
 ]
 
+NATIVE = {'data.max_tokens': 4, 'evals.val.resize_short': None}
+MUTATIONS += [
+  ({'data.max_tokens': 0}, 'data.max_tokens', '1'),
+  ({'data.max_tokens': 70_000}, 'data.max_tokens', '65025'),
+  ({**NATIVE, 'model.variant': 'R50x1'}, 'data.max_tokens', 'no tokens'),
+  ({**NATIVE, 'model.variant': 'R50+B/16'}, 'data.max_tokens', 'hybrid'),
+  ({**NATIVE, **MASKED}, 'data.max_tokens', "objective.name = 'classification'"),
+  ({**NATIVE, **DISTILL}, 'data.max_tokens', "objective.name = 'classification'"),
+  ({**NATIVE, 'model.position': 'relative'}, 'model.position', "other than 'relative'"),
+  ({**NATIVE, 'model.position_at': 'every_layer'}, 'model.position_at', "'every_layer_shared'"),
+  ({**NATIVE, 'model.token_drop_rate': 0.5}, 'model.token_drop_rate', 'with data.max_tokens'),
+  ({**NATIVE, 'model.patch_sizes': (8, 16)}, 'model.patch_sizes', 'with data.max_tokens'),
+  ({**NATIVE, 'data.crop': 'random', 'data.precrop_size': 40}, 'data.crop', "'inception'"),
+  ({**NATIVE, 'data.mixup_alpha': 0.2}, 'data.mixup_alpha', 'two images'),
+  ({**NATIVE, 'data.cutmix_alpha': 0.2}, 'data.cutmix_alpha', 'two images'),
+  ({**NATIVE, 'data.augment_on': 'device', 'data.color_jitter': 0.3}, 'data.augment_on', "'workers'"),
+  ({**NATIVE, 'evals.val.resize_short': 40}, 'evals.val.resize_short', 'None with data.max_tokens'),
+  ({**NATIVE, 'evals.val.image_sizes': (32,)}, 'evals.val.image_sizes', '() with data.max_tokens'),
+  ({**NATIVE, 'evals.val.patch_sizes': (8,)}, 'evals.val.patch_sizes', '() with data.max_tokens'),
+  ({**NATIVE, 'evals.val.kind': 'attention'}, 'evals.val.kind', 'a grid of its own'),
+]
+
 BF16 = {'model.dtype': 'bfloat16', 'model.attention': 'cudnn'}
 MUTATIONS += [
   ({'model.attention': 'cudnn'}, 'model.attention', "model.dtype = 'bfloat16'"),
@@ -522,6 +544,7 @@ def test_a_knob_that_is_refused_is_not_reported_again_by_checks_that_read_it():
     {'data.source.kind': 'digits'},
     {'data.source.kind': 'tfds', 'data.source.name': 'imagenet2012:5.1.0', 'data.source.num_classes': None},
     {'evals': {}},
+    {'data.max_tokens': 9, 'data.crop': 'random_resized', 'data.randaugment_layers': 2, 'evals.val.resize_short': None},
     {**frozen('knn', num_neighbours=[5, 10]), 'checkpoint.keep_best': 'val/accuracy_10nn'},
     {**frozen('fewshot', shots=(5,)), 'checkpoint.keep_best': 'val/accuracy_5shot'},
     {**frozen('fewshot', ridge_l2=[1, 1024]), 'checkpoint.keep_best': 'val/accuracy_25shot_l2_1024'},
