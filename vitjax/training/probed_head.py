@@ -112,9 +112,10 @@ def _features(run: Run, params: Any) -> Features:
   data, source = run.recipe.data, run.source
   if len(source) > MAX_IMAGES:
     source = source.subset(spread(len(source), MAX_IMAGES))
-  config = EvalConfig(
-    source=data.source, batch_size=data.batch_size, resize_short=run.preprocess().resize_short
-  )
+  preprocess = run.preprocess()
+  config = EvalConfig(source=data.source, batch_size=data.batch_size, resize_short=preprocess.resize_short)
   index, count = local_share(run.mesh, data.batch_size)
-  batches = eval_batches(config, data, source, process_index=index, process_count=count)
+  batches = eval_batches(
+    config, data, source, process_index=index, process_count=count, native=preprocess.native
+  )
   return FeatureExtractor(run.objective, run.mesh).collect(params, batches, where='data.source')

@@ -106,6 +106,7 @@ def test_parameters_are_those_of_the_model_of_one_size(random_params):
   assert jax.tree.map(jnp.shape, params) == jax.tree.map(lambda leaf: leaf.shape, shapes)
 
 
+@pytest.mark.slow
 def test_dropout_and_stochastic_depth_train_and_probabilities_leave_padding_out(random_params):
   model, params = make(
     random_params, dropout_rate=0.1, attention_dropout_rate=0.1, stochastic_depth_rate=0.5, num_registers=1

@@ -89,6 +89,7 @@ def test_square_images_of_the_stored_size_are_the_ordinary_ones(trained):
   assert loaded.at_one_size().attention(square).shape == (2, 1, 4, 17, 17)
 
 
+@pytest.mark.slow
 def test_a_fixed_run_starts_from_a_native_one_and_the_other_way_round(trained, folder, tmp_path):
   """Parameters are the same tree; heads are kept, and one step at rate 0 changes nothing."""
   still = {'init__head': 'keep', 'optim__peak_lr': 0.0, 'total': '1 steps', 'optim__warmup': '0 steps'}
@@ -100,6 +101,15 @@ def test_a_fixed_run_starts_from_a_native_one_and_the_other_way_round(trained, f
   train(build(parse_recipe(recipe(folder, init__checkpoint=str(fixed), **still))), back)
   before, after = (read_metrics(path)[-1]['val/loss'] for path in (trained, back))
   assert after == pytest.approx(before, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_native_run_starts_from_a_probed_head(trained, folder, tmp_path):
+  started = recipe(
+    folder, init__checkpoint=str(trained), init__head='probe', total='1 steps', optim__warmup='0 steps'
+  )
+  train(build(parse_recipe(started)), tmp_path)
+  assert 'the linear probe of 20 training images' in (tmp_path / 'init_report.txt').read_text()
 
 
 @pytest.mark.slow
