@@ -20,7 +20,7 @@ from vitjax.config.schema import ModelConfig, Recipe
 from vitjax.data import Preprocess
 from vitjax.errors import CheckpointError, ConfigError, Problem
 from vitjax.models import build_model, resized_model, stack_attention
-from vitjax.ops.native import model_inputs
+from vitjax.ops.naflex import model_inputs
 
 Path = str | os.PathLike[str]
 _FOREIGN_SUFFIXES = ('.npz', '.safetensors', '.onnx')

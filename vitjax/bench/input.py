@@ -14,7 +14,7 @@ import numpy as np
 from vitjax.config.schema import DataConfig, ModelConfig, Recipe
 from vitjax.data import Augment, Source, UnreadableError, example_rng, train_batches
 from vitjax.data import decode as decoding
-from vitjax.data.native import check_native
+from vitjax.data.naflex import check_native
 from vitjax.data.order import source_index
 from vitjax.data.transforms import BOXES
 from vitjax.models.flops import forward_flops

@@ -12,7 +12,7 @@ from PIL import Image
 
 from vitjax.config.augmentation import RANDAUGMENT_OPERATIONS
 from vitjax.config.schema import DataConfig
-from vitjax.data.native import check_native
+from vitjax.data.naflex import check_native
 from vitjax.data.preprocess import Preprocess
 from vitjax.data.randaugment import OPERATIONS, color_jitter, random_erasing, three_augment
 from vitjax.data.readers import require

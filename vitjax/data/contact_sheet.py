@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vitjax.config.schema import DataConfig
-from vitjax.data.native import check_native
+from vitjax.data.naflex import check_native
 from vitjax.data.order import source_index
 from vitjax.data.readers import Label, require
 from vitjax.data.sources import Source

@@ -7,7 +7,7 @@ import abc
 import numpy as np
 
 from vitjax.data.decode import UnreadableError
-from vitjax.data.native import NativeAugment
+from vitjax.data.naflex import NativeAugment
 from vitjax.data.order import source_index
 from vitjax.data.preprocess import Preprocess
 from vitjax.data.readers import Label

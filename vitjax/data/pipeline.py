@@ -18,12 +18,12 @@ import grain
 import numpy as np
 from absl import flags
 
-from vitjax.config.native import NativePatches
+from vitjax.config.naflex import NativePatches
 from vitjax.config.schema import DataConfig, EvalConfig
 from vitjax.data.decode import UnreadableError
 from vitjax.data.examples import FATAL, Batch, EvalExamples, Examples, TrainExamples
 from vitjax.data.folders import limited
-from vitjax.data.native import check_native, training_transform
+from vitjax.data.naflex import check_native, training_transform
 from vitjax.data.preprocess import Preprocess
 from vitjax.data.sources import Source
 from vitjax.data.workers import init_worker, start_workers

@@ -10,10 +10,10 @@ import pathlib
 import numpy as np
 from PIL import Image, ImageOps
 
-from vitjax.config.native import NativePatches
+from vitjax.config.naflex import NativePatches
 from vitjax.config.schema import INTERPOLATIONS, DataConfig
 from vitjax.data.decode import MAX_PIXELS, UnreadableError, decode_image, to_rgb
-from vitjax.data.native import resize_and_cut
+from vitjax.data.naflex import resize_and_cut
 from vitjax.data.transforms import resize
 from vitjax.errors import ConfigError, DataError, Problem
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vitjax.errors import DataError, Problem
-from vitjax.ops.native import Places, sample_axes, sample_cells, sample_sincos
+from vitjax.ops.naflex import Places, sample_axes, sample_cells, sample_sincos
 from vitjax.ops.patches import pi_resize, resize_cells
 from vitjax.ops.positions import Grid, num_relative_keys, relative_index, sincos_2d
 

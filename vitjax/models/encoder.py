@@ -19,7 +19,7 @@ from vitjax.models.embeddings import PositionTable
 from vitjax.models.norm import LayerNorm
 from vitjax.models.sizes import num_prefix_tokens
 from vitjax.ops.gelu import gelu_tanh
-from vitjax.ops.native import Places
+from vitjax.ops.naflex import Places
 from vitjax.ops.patches import drop_patches
 from vitjax.ops.positions import Grid
 from vitjax.parallel.constrain import constrain

@@ -12,7 +12,7 @@ from vitjax.models.attention import MultiHeadDotProductAttention
 from vitjax.models.encoder import MlpBlock
 from vitjax.models.norm import LayerNorm
 from vitjax.models.sizes import num_prefix_tokens
-from vitjax.ops.native import masked_mean
+from vitjax.ops.naflex import masked_mean
 from vitjax.parallel.constrain import constrain
 from vitjax.parallel.mesh import BATCH_AXES
 

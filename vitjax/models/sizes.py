@@ -9,7 +9,7 @@ import dataclasses
 
 from vitjax.config.checks.ignored import VIT_ONLY
 from vitjax.config.knobs import Knob, fields_of
-from vitjax.config.native import NativePatches
+from vitjax.config.naflex import NativePatches
 from vitjax.config.schema import DataConfig, ModelConfig
 from vitjax.config.suggest import did_you_mean, nearest_divisors, nearest_multiples
 from vitjax.config.values import Mismatch, convert, out_of_range

@@ -21,7 +21,7 @@ from vitjax.models.encoder import Encoder
 from vitjax.models.heads import apply_head, pool_tokens
 from vitjax.models.resnet import apply_hybrid_stem
 from vitjax.ops.attention import fused_attend_fits
-from vitjax.ops.native import NativeImages
+from vitjax.ops.naflex import NativeImages
 from vitjax.ops.positions import Grid
 from vitjax.parallel.constrain import constrain
 from vitjax.parallel.mesh import BATCH_AXES

@@ -15,7 +15,7 @@ from vitjax.objectives.base import Batch, LossOutput, attention_of
 from vitjax.ops.augment import augmented
 from vitjax.ops.cutmix import cutmix
 from vitjax.ops.mixup import mixup
-from vitjax.ops.native import model_inputs
+from vitjax.ops.naflex import model_inputs
 
 
 def classification_loss(logits: jax.Array, targets: jax.Array, kind: str) -> jax.Array:
@@ -55,7 +55,7 @@ class Classification:
 
     Args:
       key: of mixup and cutmix.
-      batch: 'image' uint8 [n, h, w, 3] (with data.max_tokens patches, see `ops.native`), 'label' int32 [n], or [n, v]
+      batch: 'image' uint8 [n, h, w, 3] (with data.max_tokens patches, see `ops.naflex`), 'label' int32 [n], or [n, v]
         with zeros and ones.
       frozen: of other objectives.
     """

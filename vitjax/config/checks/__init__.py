@@ -6,7 +6,7 @@ from vitjax.config.checks.base import Findings
 from vitjax.config.checks.data import check_data
 from vitjax.config.checks.ignored import check_ignored
 from vitjax.config.checks.model import check_model
-from vitjax.config.checks.native import check_native
+from vitjax.config.checks.naflex import check_native
 from vitjax.config.checks.parallel import check_parallel
 from vitjax.config.checks.tokens import check_tokens
 from vitjax.config.checks.training import check_training

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitjax.config.native import NativePatches
-from vitjax.data.native import resize_and_cut
+from vitjax.config.naflex import NativePatches
+from vitjax.data.naflex import resize_and_cut
 from vitjax.ops.attention import attend
-from vitjax.ops.native import Places, masked_mean, model_inputs, sample_axes, sample_cells, sample_sincos
+from vitjax.ops.naflex import Places, masked_mean, model_inputs, sample_axes, sample_cells, sample_sincos
 from vitjax.ops.normalize import normalize
 from vitjax.ops.patches import resize_cells
 from vitjax.ops.positions import resample_positions, sincos_2d

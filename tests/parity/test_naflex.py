@@ -8,10 +8,10 @@ import numpy as np
 import peers
 import pytest
 
-from vitjax.config.native import NativePatches, largest_grid
-from vitjax.data.native import cut, resize_and_cut
+from vitjax.config.naflex import NativePatches, largest_grid
+from vitjax.data.naflex import cut, resize_and_cut
 from vitjax.models import build_model, resized_model
-from vitjax.ops.native import model_inputs, sample_cells
+from vitjax.ops.naflex import model_inputs, sample_cells
 from vitjax.weights import read_weights
 
 pytestmark = pytest.mark.filterwarnings('ignore')  # what the peers warn of is theirs

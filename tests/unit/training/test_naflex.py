@@ -9,7 +9,7 @@ import tiny
 
 import vitjax
 from vitjax.config import evaluator, evaluators, parse_recipe, source_config
-from vitjax.config.native import NativePatches
+from vitjax.config.naflex import NativePatches
 from vitjax.config.schema import SourceConfig
 from vitjax.data import open_source
 from vitjax.errors import ConfigError

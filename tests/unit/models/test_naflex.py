@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitjax.config.native import NativePatches
+from vitjax.config.naflex import NativePatches
 from vitjax.config.schema import DataConfig, ModelConfig
-from vitjax.data.native import resize_and_cut
+from vitjax.data.naflex import resize_and_cut
 from vitjax.data.transforms import resize
 from vitjax.models import build_model, computed_size, forward_flops, resized_model, train_flops
-from vitjax.ops.native import NativeImages, model_inputs
+from vitjax.ops.naflex import NativeImages, model_inputs
 
 SIZE = (24, 24)
 HALF = (0.5,) * 3

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from vitjax.config.native import NativePatches
+from vitjax.config.naflex import NativePatches
 from vitjax.config.schema import DataConfig, EvalConfig, SourceConfig
 from vitjax.data import (
   Augment,
@@ -18,7 +18,7 @@ from vitjax.data import (
   open_source,
   train_batches,
 )
-from vitjax.data.native import cut, resize_and_cut, training_transform
+from vitjax.data.naflex import cut, resize_and_cut, training_transform
 from vitjax.data.transforms import resize
 from vitjax.errors import ConfigError
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from vitjax.config.native import NativePatches, largest_grid
+from vitjax.config.naflex import NativePatches, largest_grid
 
 
 def by_bisection(height, width, max_tokens):

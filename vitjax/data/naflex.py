@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from vitjax.config.native import NUM_PLACE_BYTES, NativePatches
+from vitjax.config.naflex import NUM_PLACE_BYTES, NativePatches
 from vitjax.config.schema import DataConfig
 from vitjax.data.transforms import Augment, resize
 from vitjax.errors import ConfigError, Problem

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vitjax.config.native import NUM_PLACE_BYTES
+from vitjax.config.naflex import NUM_PLACE_BYTES
 from vitjax.ops.normalize import normalize
 from vitjax.ops.positions import Grid, sincos_frequencies
 
@@ -51,7 +51,7 @@ def model_inputs(images: jax.Array, mean: Sequence[float], std: Sequence[float])
   """Returns what a model takes of raw images, normalised. Traced or not; local or global batches.
 
   Args:
-    images: uint8 [n, h, w, 3], or patches [n, l, p * p * 3 + 4] as data.native.cut makes them.
+    images: uint8 [n, h, w, 3], or patches [n, l, p * p * 3 + 4] as data.naflex.cut makes them.
     mean: per channel, in [0, 1] pixel units.
     std: per channel.
   """
