@@ -33,7 +33,7 @@ def attention_of(model: Any, params: Any, images: jax.Array) -> list[jax.Array]:
 class Objective(Protocol):
   """What the loop needs of a learning task. All methods are traced.
 
-  Raw images are uint8 [n, h, w, 3]; with data.max_tokens patches, uint8 [n, l, p * p * 3 + 4], see config/native.py.
+  Raw images are uint8 [n, h, w, 3]; with data.max_tokens patches, uint8 [n, l, p * p * 3 + 4], see config/naflex.py.
   """
 
   def init(self, key: jax.Array) -> Any:
