@@ -160,7 +160,7 @@ def main() -> None:
     'batch': args.batch,
     'threads': args.threads,
     'machine': {
-      'processor': _processor(),
+      'processor': processor(),
       'cores': os.cpu_count(),
       'system': f'{platform.system()} {platform.machine()}',
     },
@@ -177,10 +177,11 @@ def main() -> None:
     )
 
 
-def _processor() -> str:
+def processor() -> str:
+  """Returns the name of the processor."""
   info = pathlib.Path('/proc/cpuinfo')
   names = info.read_text().split('model name\t: ') if info.exists() else []
-  return names[1].partition('\n')[0] if len(names) > 1 else platform._processor()
+  return names[1].partition('\n')[0] if len(names) > 1 else platform.processor()
 
 
 if __name__ == '__main__':

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import pathlib
+import statistics
 from typing import Any
 
 from vitjax.errors import DataError, Problem
 
+# Laps of a start, see training/timeline.py.
+_LAPS = ('imports', 'build', 'ready', 'first step')
 _HEADER = """# Benchmarks
 
 Written by `vitjax bench --report=benchmarks` from the files in `results/`; do not edit. [README.md](README.md) says how
@@ -24,7 +27,7 @@ def write_report(folder: pathlib.Path) -> pathlib.Path:
   """
   files = sorted((folder / 'results').glob('*.json'))
   found = [json.loads(path.read_text()) for path in files]
-  found = [data for data in found if 'summary' in data or 'components' in data]
+  found = [data for data in found if {'summary', 'components', 'starts'} & set(data)]
   if not found:
     problem = Problem(
       str(folder / 'results'), '', 'files *.json',
@@ -34,6 +37,7 @@ def write_report(folder: pathlib.Path) -> pathlib.Path:
   parts = [_HEADER]
   parts += [_comparison(data) for data in found if 'summary' in data]
   parts += [_step(data) for data in found if 'components' in data]
+  parts += [_starts(data) for data in found if 'starts' in data]
   path = folder / 'BENCHMARKS.md'
   path.write_text('\n'.join(parts), encoding='utf-8')
   return path
@@ -100,3 +104,35 @@ def _step(data: dict[str, Any]) -> str:
       '',
     ]
   )
+
+
+def _starts(data: dict[str, Any]) -> str:
+  """Returns the section of the file of start.py."""
+  machine = data['machine']
+  lines = [
+    '## From the command to the first step',
+    '',
+    f'{machine["processor"]}, {machine["cores"]} cores, {machine["system"]}; {data["date"]}; '
+    + ', '.join(f'{name} {version}' for name, version in data['versions'].items())
+    + '.',
+    '',
+    'Seconds of `vitjax train` from the start of the process, median (least to most): *cold* with an empty compilation',
+    'cache, *warm* the same command again. Compiling, making the state and the first batch run side by side.',
+    '',
+    '| recipe | starts of each | cold | warm | warm / cold | warm: imports | build | ready | first step |',
+    '| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |',
+  ]
+  for recipe, row in data['starts'].items():
+    cold, warm = ([start['total'] for start in row[kind]] for kind in ('cold', 'warm'))
+    parts = [statistics.median(start[name] for start in row['warm']) for name in _LAPS]
+    lines.append(
+      f'| `{recipe}`: {row["what"]} | {len(cold)} | {_spread(cold)} | {_spread(warm)} '
+      f'| {statistics.median(warm) / statistics.median(cold):.2f} | '
+      + ' | '.join(f'{seconds:.1f}' for seconds in parts)
+      + ' |'
+    )
+  return '\n'.join([*lines, ''])
+
+
+def _spread(seconds: list[float]) -> str:
+  return f'{statistics.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f})'

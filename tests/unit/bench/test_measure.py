@@ -66,6 +66,21 @@ def test_the_report_holds_ratios_and_versions(tmp_path):
   assert 'timm 1.0' in text
 
 
+def test_the_report_sets_warm_starts_beside_cold_ones(tmp_path):
+  def start(total):
+    return {'total': total, 'imports': 1.0, 'build': 2.0, 'ready': 3.0, 'first step': 0.5}
+
+  data = {
+    'machine': {'processor': 'Some CPU', 'cores': 2, 'system': 'Linux'}, 'date': '2026-01-01',
+    'versions': {'jax': '0.1'},
+    'starts': {'r.py': {'what': 'small', 'cold': [start(20.0), start(24.0)], 'warm': [start(5.0), start(6.0)]}},
+  }  # fmt: skip
+  (tmp_path / 'results').mkdir()
+  (tmp_path / 'results' / 'start.json').write_text(json.dumps(data))
+  text = write_report(tmp_path).read_text()
+  assert '| 22.0 (20.0 to 24.0) | 5.5 (5.0 to 6.0) | 0.25 | 1.0 | 2.0 | 3.0 | 0.5 |' in text
+
+
 def test_a_report_of_nothing_is_refused(tmp_path, capsys):
   assert main(['bench', f'--report={tmp_path}']) == 2
   assert 'compare.py' in capsys.readouterr().err
