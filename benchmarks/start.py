@@ -7,7 +7,7 @@ line 'first step done after', which counts from the start of the process.
   python benchmarks/start.py --rounds=3 --python=.venv/bin/python
   vitjax bench --report=benchmarks
 
-Writes OUT/start.json.
+Writes OUT/start.json after every round; a second run adds its rounds.
 """
 
 from __future__ import annotations
@@ -60,18 +60,25 @@ def main() -> None:
   parser.add_argument('--only', default=','.join(RECIPES), help='comma-separated recipes')
   parser.add_argument('--out', type=pathlib.Path, default=HERE / 'results')
   args = parser.parse_args()
-  rows = {recipe: {'what': RECIPES[recipe], 'cold': [], 'warm': []} for recipe in args.only.split(',')}
+  code = 'import jax, flax, sys; print(jax.__version__, flax.__version__, sys.version.split()[0])'
+  versions = subprocess.run(
+    [args.python, '-c', code], capture_output=True, text=True, check=True
+  ).stdout.split()
+  path = args.out / 'start.json'
+  rows = json.loads(path.read_text())['starts'] if path.exists() else {}
   for turn in range(args.rounds):
-    for recipe, row in rows.items():
+    for recipe in args.only.split(','):
+      row = rows.setdefault(recipe, {'what': RECIPES[recipe], 'cold': [], 'warm': []})
       with tempfile.TemporaryDirectory(prefix='vitjax-start-') as name:
         folder = pathlib.Path(name)
         for kind in ('cold', 'warm'):
           row[kind].append(start(recipe, args.python, folder / 'cache', folder / kind))
           print(f'{recipe}, round {turn + 1}, {kind}: {row[kind][-1]}', flush=True)
-  code = 'import jax, flax, sys; print(jax.__version__, flax.__version__, sys.version.split()[0])'
-  versions = subprocess.run(
-    [args.python, '-c', code], capture_output=True, text=True, check=True
-  ).stdout.split()
+    write(path, rows, versions)
+
+
+def write(path: pathlib.Path, rows: dict, versions: list[str]) -> None:
+  """Writes the file."""
   found = {
     'kind': 'start',
     'machine': {
@@ -83,8 +90,8 @@ def main() -> None:
     'versions': dict(zip(('jax', 'flax', 'Python'), versions, strict=True)),
     'starts': rows,
   }
-  args.out.mkdir(parents=True, exist_ok=True)
-  (args.out / 'start.json').write_text(json.dumps(found, indent=1) + '\n')
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(found, indent=1) + '\n')
 
 
 if __name__ == '__main__':
