@@ -5,12 +5,13 @@
   cast copy    the parameters in the compute dtype, where that differs
   saved        what the forward pass leaves for the backward pass, read from the traced program, so that it follows
                every change of model and remat policy
-  working      what one block needs at once: part of its intermediates, and under fsdp its gathered weights
+  working      what one block needs at once: intermediates or their gradients, and under fsdp its gathered weights
 
-The first four follow from the program. The rest is fitted to what the TPU compiler reports for ViTs, from B/16 to 22B:
-`working` is _LIVE_SHARE of a block's intermediates (the rest is fused away or stays in on-chip memory), its gathered
-weights and their gradient; of what is saved outside the blocks, _OUTSIDE_SHARE is alive at the peak, the head's part
-having been used up.
+The first four follow from the program. The rest is fitted to what the TPU compiler reports for ViTs, from B/16 to 22B.
+`working` is what a block's backward pass needs beside the saved: under remat its intermediates once more, all alive at
+once (_RECOMPUTED_SHARE), without remat a part of them as gradients (_GRADIENT_SHARE); and its gathered weights and
+their gradient. Of what is saved outside the blocks, _OUTSIDE_SHARE is alive at the peak, the head's part having been
+used up.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from vitjax.objectives import build_objective, resized_objective
 from vitjax.parallel.mesh import BATCH_AXES
 from vitjax.training.build import Run
 
-_LIVE_SHARE = 0.45
+_RECOMPUTED_SHARE = 1.05
+_GRADIENT_SHARE = 0.2
 _OUTSIDE_SHARE = 0.5
 _PROGRAM_BYTES = (
   64 * 2**20
@@ -221,7 +223,7 @@ def estimate_memory(run: Run, cache: ResidualCache, *, tiled: bool) -> MemoryEst
     gradients=params * (2 if steps > 1 else 1),
     cast_copy=int(params * ratio) if model.dtype != model.param_dtype else 0,
     saved=saved.bytes_per_device(model=split, tiled=tiled),
-    working=int(_LIVE_SHARE * block) + gathered,
+    working=int((_GRADIENT_SHARE if model.remat == 'none' else _RECOMPUTED_SHARE) * block) + gathered,
     program=_PROGRAM_BYTES if tiled else 0,
   )
 
