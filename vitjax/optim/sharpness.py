@@ -22,6 +22,11 @@ RatedGradientFn = Callable[[Params, Any, jax.Array, jax.Array], tuple[Any, Param
 _TINY = 1e-12  # keeps a zero gradient from dividing by zero
 
 
+def gradient_evaluations(config: OptimConfig) -> int:
+  """Returns how often a step evaluates its gradient: twice with SAM."""
+  return 2 if config.sam_rho else 1
+
+
 def sharpness_aware(gradients: GradientFn, config: OptimConfig) -> RatedGradientFn:
   """Returns a gradient function that looks uphill first; `gradients` alone where sam_rho is 0. Traced.
 

@@ -3,6 +3,8 @@
 fsdp    each block's weights are gathered in the forward and again in the backward pass; gradients are reduce-scattered
 data    gradients are all-reduced
 model   the activations are all-reduced once after attention and once after the MLP, in both passes
+
+All of them twice with SAM.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from jax.sharding import Mesh
 
 from vitjax.config.variants import ViTVariant
 from vitjax.models.sizes import computed_size, num_prefix_tokens, resolve_variant
+from vitjax.optim.sharpness import gradient_evaluations
 from vitjax.parallel.mesh import BATCH_AXES
 from vitjax.planning.collectives import Collective
 from vitjax.training.build import Run
@@ -25,7 +28,8 @@ from vitjax.training.build import Run
 def expected_collectives(run: Run) -> list[Collective]:
   """Returns what the train step of `run` has to communicate per step, small arrays left out."""
   mesh, model = run.mesh, run.recipe.model
-  steps = run.recipe.optim.accumulation_steps
+  evaluations = gradient_evaluations(run.recipe.optim)
+  steps = run.recipe.optim.accumulation_steps * evaluations
   itemsize = jnp.dtype(model.dtype).itemsize
   gathered = reduced = 0
   for leaf in jax.tree.leaves(run.abstract_state.params):
@@ -47,7 +51,7 @@ def expected_collectives(run: Run) -> list[Collective]:
     grid = [side // variant.downsample for side in computed_size(model, run.recipe.data)]
     size = rows * (math.prod(grid) + num_prefix_tokens(model)) * variant.size.width * itemsize
     # The backward pass of parallel blocks adds its two halves before it reduces them.
-    times = (3 if variant.size.parallel_blocks else 4) * variant.size.depth
+    times = (3 if variant.size.parallel_blocks else 4) * variant.size.depth * evaluations
     found.append(_collective('all-reduce', ('model',), size, times, mesh, overlapped=False))
   return [c for c in found if len(c.group) > 1 and c.payload_bytes]
 

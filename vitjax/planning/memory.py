@@ -2,12 +2,14 @@
 
   arguments    parameters, optimiser state, averaged and a teacher's weights, the batch, as sharded; exact up to padding
   gradients    like the parameters; twice with gradient accumulation
+  uphill       with SAM the weights that the second gradient is taken at; with GSAM the first gradient as well
   cast copy    the parameters in the compute dtype, where that differs
   saved        what the forward pass leaves for the backward pass, read from the traced program, so that it follows
                every change of model and remat policy
   working      what one block needs at once: intermediates or their gradients, and under fsdp its gathered weights
 
-The first four follow from the program. The rest is fitted to what the TPU compiler reports for ViTs, from B/16 to 22B.
+The first five follow from the program; a teacher's activations are left out, being gone before the student's arise. The
+rest is fitted to what the TPU compiler reports for ViTs, from B/16 to 22B.
 `working` is what a block's backward pass needs beside the saved: under remat its intermediates once more, all alive at
 once (_RECOMPUTED_SHARE), without remat a part of them as gradients (_GRADIENT_SHARE); and its gathered weights and
 their gradient. Of what is saved outside the blocks, _OUTSIDE_SHARE is alive at the peak, the head's part having been
@@ -49,8 +51,10 @@ class MemoryEstimate:
   params: int
   optimizer: int
   averaged: int
+  teacher: int
   batch: int
   gradients: int
+  uphill: int
   cast_copy: int
   saved: int
   working: int
@@ -59,7 +63,7 @@ class MemoryEstimate:
   @property
   def arguments(self) -> int:
     """Returns the bytes that live from step to step, and the batch."""
-    return self.params + self.optimizer + self.averaged + self.batch
+    return self.params + self.optimizer + self.averaged + self.teacher + self.batch
 
   @property
   def total(self) -> int:
@@ -202,9 +206,9 @@ def estimate_memory(run: Run, cache: ResidualCache, *, tiled: bool) -> MemoryEst
     cache: for the run's recipe; model.remat and the mesh may differ between calls.
     tiled: pad as a TPU does.
   """
-  state, model = run.abstract_state, run.recipe.model
+  state, model, optim = run.abstract_state, run.recipe.model, run.recipe.optim
   params = _tree_bytes(state.params, tiled)
-  steps = run.recipe.optim.accumulation_steps
+  steps = optim.accumulation_steps
   shards = math.prod(run.mesh.shape[axis] for axis in BATCH_AXES)
   rows = run.recipe.data.batch_size // (shards * steps)
   split = run.mesh.shape['model']
@@ -218,9 +222,11 @@ def estimate_memory(run: Run, cache: ResidualCache, *, tiled: bool) -> MemoryEst
   return MemoryEstimate(
     params=params,
     optimizer=_tree_bytes(state.opt_state, tiled),
-    averaged=_tree_bytes((state.ema_params, state.frozen), tiled),
+    averaged=_tree_bytes(state.ema_params, tiled),
+    teacher=_tree_bytes(state.frozen, tiled),
     batch=_tree_bytes(run.abstract_batch(), tiled),
     gradients=params * (2 if steps > 1 else 1),
+    uphill=params * (bool(optim.sam_rho) + bool(optim.gsam_alpha)),
     cast_copy=int(params * ratio) if model.dtype != model.param_dtype else 0,
     saved=saved.bytes_per_device(model=split, tiled=tiled),
     working=int((_GRADIENT_SHARE if model.remat == 'none' else _RECOMPUTED_SHARE) * block) + gathered,

@@ -127,9 +127,13 @@ def _memory(job: Job) -> str:
   add('  optimiser', memory.optimizer)
   if memory.averaged:
     add('  averaged weights', memory.averaged)
+  if memory.teacher:
+    add("  teacher's weights", memory.teacher)
   add('  batch', memory.batch)
   add('arguments', memory.arguments, compiled and compiled.arguments)
   add('  gradients', memory.gradients)
+  if memory.uphill:
+    add('  weights uphill (SAM)', memory.uphill)
   if memory.cast_copy:
     add(f'  parameters in {job.run.recipe.model.dtype}', memory.cast_copy)
   add('  activations saved for the backward pass', memory.saved)

@@ -16,6 +16,7 @@ from vitjax.config.variants import ViTVariant
 from vitjax.models.flops import forward_flops
 from vitjax.models.sizes import computed_size, num_prefix_tokens, resolve_variant
 from vitjax.ops.patches import num_kept
+from vitjax.optim.sharpness import gradient_evaluations
 from vitjax.parallel.hardware import Hardware
 from vitjax.planning.collectives import Collective
 from vitjax.planning.memory import MemoryEstimate
@@ -77,13 +78,15 @@ def roofline(
   recipe, devices = run.recipe, run.mesh.size
   model_flops = run.train_flops_per_example * recipe.data.batch_size
   peak = hardware.peak_flops_per_s * devices
-  passes = 3 if recipe.model.remat == 'full' else 2
+  evaluations = gradient_evaluations(recipe.optim)
+  passes = (3 if recipe.model.remat == 'full' else 2) * evaluations
   weights = sum(math.prod(leaf.shape) for leaf in _leaves(run)) / run.mesh.shape['model']
   compute_bytes = {'float32': 4, 'bfloat16': 2}[recipe.model.dtype]
   traffic = (
     2 * (memory.params + memory.optimizer + memory.averaged)  # read and written by the update
-    + 2 * memory.gradients
-    + 2 * memory.saved
+    + memory.teacher * recipe.optim.accumulation_steps
+    + 2 * memory.gradients * evaluations
+    + 2 * memory.saved * evaluations
     + passes * recipe.optim.accumulation_steps * weights * compute_bytes
   )
   by_link = list(run.mesh.devices.flat)

@@ -23,6 +23,7 @@ from vitjax.evaluators import Evaluator, build_evaluator, eval_sources, reads_he
 from vitjax.models import computed_size, image_shape, native_patches, train_flops
 from vitjax.objectives import Objective, build_objective, resized_objective
 from vitjax.optim import make_optimizer, make_schedule
+from vitjax.optim.sharpness import gradient_evaluations
 from vitjax.parallel.constrain import on_mesh
 from vitjax.parallel.hardware import peak_flops_per_s
 from vitjax.parallel.mesh import batch_sharding, local_share, make_mesh, replicated, to_global
@@ -212,7 +213,7 @@ def build(recipe: Recipe, *, devices: Sequence[Any] | None = None) -> Run:
     save_every=steps(recipe.checkpoint.every),
     replica_check_every=steps(check_every) if (check_every := recipe.resilience.replica_check_every) else 0,
     eval_every={name: steps(config.every) for name, config in recipe.evals.items()},
-    train_flops_per_example=(2 if recipe.optim.sam_rho else 1)
+    train_flops_per_example=gradient_evaluations(recipe.optim)
     * train_flops(recipe.model, image_size=computed_size(recipe.model, recipe.data), num_classes=num_classes)
     + (0.0 if teacher is None else teacher.forward_flops),
     peak_flops_per_s=None if peak is None else peak * mesh.size,
