@@ -19,7 +19,7 @@ from vitjax.config import knobs_filled, recipe_from_json
 from vitjax.config.schema import ModelConfig, Recipe
 from vitjax.data import Preprocess
 from vitjax.errors import CheckpointError, ConfigError, Problem
-from vitjax.models import build_model, resized_model, stack_attention
+from vitjax.models import build_model, resized_model, stack_attention, with_patch_size
 from vitjax.ops.naflex import model_inputs
 
 Path = str | os.PathLike[str]
@@ -232,6 +232,7 @@ def load(
   *,
   num_classes: int | None = None,
   image_size: int | tuple[int, int] | None = None,
+  patch_size: int | None = None,
   dtype: str | None = None,
   head: str = 'keep',
   position_resize: str | None = None,
@@ -246,6 +247,9 @@ def load(
     num_classes: outputs of a new head; needs head='reset'. 0 removes the head. None: as stored.
     image_size: pixels, n or (h, w); learned positions are resampled, and images at their own aspect ratio become that
       size, too. None: as stored.
+    patch_size: side of the patches, pixels: the patch embedding and the positions are resized for images of the stored
+      size, as evals.*.patch_sizes does it, before image_size comes; images at their own aspect ratio become one size.
+      Costs accuracy unless the model was trained with model.patch_sizes. None: as stored.
     dtype: 'float32' or 'bfloat16' for parameters and arithmetic. None: as stored.
     head: 'keep', or 'reset': a zero-initialised linear head; pre_logits is dropped (ViT B.1.1).
     position_resize: 'zoom', 'bilinear' or 'bicubic'. None: what the format's own code uses.
@@ -257,6 +261,8 @@ def load(
   """
   origin = read_origin(source, grid)
   _check_arguments(origin, num_classes, dtype, head)
+  if patch_size is not None:
+    origin = _with_patch_size(origin, patch_size)
   size = _pair(image_size) if image_size is not None else origin.image_size
   classes = origin.num_classes if num_classes is None else num_classes
   config = origin.config
@@ -290,11 +296,20 @@ def load(
     )
   names = origin.class_names if classes == origin.num_classes and head == 'keep' else _numbered(classes)
   preprocess = origin.preprocess
-  if image_size is not None:
+  if image_size is not None or patch_size is not None:
     preprocess = preprocess.at_one_size().resized(size)
   if preprocess.native is not None:
     model = resized_model(model, image_size=size)
   return Loaded(model, config, params, preprocess, names, origin.recipe, origin.format, '\n'.join(lines))
+
+
+def _with_patch_size(origin: Origin, patch_size: int) -> Origin:
+  """Returns a source with resized patches; it says other things than its golden record now."""
+  config, params = with_patch_size(
+    origin.config, origin.params, image_size=origin.image_size, patch_size=patch_size
+  )
+  line = f'changed on loading: patch embedding and positions resized for patches of {patch_size} pixels'
+  return dataclasses.replace(origin, config=config, params=params, golden=None, lines=(*origin.lines, line))
 
 
 def read_origin(source: Path, grid: tuple[int, int] | None = None) -> Origin:

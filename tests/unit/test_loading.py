@@ -9,6 +9,7 @@ import tiny
 
 import vitjax
 from vitjax.errors import CheckpointError, ConfigError
+from vitjax.models import resized_model
 from vitjax.training import build, train
 
 
@@ -35,6 +36,20 @@ def test_a_workdir_says_where_it_comes_from_and_passes_the_golden_test(loaded):
   assert 'step 20, digests verified' in loaded.report
   assert 'golden self-test: logits as saved' in loaded.report
   assert loaded.recipe.total.value == 20
+
+
+def test_other_patches_on_images_as_stored(workdir, loaded, photo):
+  coarse = vitjax.load(workdir, patch_size=8)
+  assert coarse.config.patch_size == 8
+  assert coarse.preprocess == loaded.preprocess
+  assert 'resized for patches of 8 pixels' in coarse.report
+  assert coarse.features(photo, tokens=True).shape == (1, 1 + 4, 32)
+  resized = resized_model(loaded.model, image_size=(16, 16), patch_size=8)
+  (x,) = loaded.inputs(photo, 1)
+  expected = resized.apply({'params': loaded.params}, x)
+  np.testing.assert_allclose(coarse.predict(photo), expected, atol=1e-5)
+  with pytest.raises(ConfigError, match='Nearest: 4 or 8'):
+    vitjax.load(workdir, patch_size=5)
 
 
 def test_predict_takes_paths_pil_images_and_arrays(loaded, photo, tmp_path):

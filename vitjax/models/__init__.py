@@ -14,6 +14,7 @@ from vitjax.config.variants import ResNetVariant
 from vitjax.errors import ConfigError, Problem
 from vitjax.models.flops import forward_flops, train_flops
 from vitjax.models.layout import attention_by_block, stack_attention, stack_blocks, unstack_blocks
+from vitjax.models.patch_sizes import with_patch_size
 from vitjax.models.position_tables import position_tables
 from vitjax.models.resnet import BiTResNet
 from vitjax.models.sizes import computed_size, image_shape, native_patches, resolve_variant
@@ -36,6 +37,7 @@ __all__ = [
   'stack_blocks',
   'train_flops',
   'unstack_blocks',
+  'with_patch_size',
 ]
 
 

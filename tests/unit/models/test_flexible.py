@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from vitjax.config.schema import ModelConfig
-from vitjax.models import build_model, forward_flops, resized_model, train_flops
+from vitjax.errors import ConfigError
+from vitjax.models import build_model, forward_flops, resized_model, train_flops, with_patch_size
 
 SIZE = (24, 24)
 SMALL = {'width': 16, 'depth': 1, 'mlp_dim': 32, 'num_heads': 2}
@@ -36,6 +37,38 @@ def test_its_own_sizes_change_nothing_and_others_take_the_same_parameters(knobs,
   logits, out = run(finer, params, images((32, 24)), return_features=True)
   assert out['tokens'].shape[1] == 8 * 6 + (model.config.pool == 'token')
   assert np.isfinite(logits).all()
+
+
+@pytest.mark.parametrize('patch', [4, 12])
+@pytest.mark.parametrize(
+  'knobs', [{}, {'position': 'learned_2d', 'pool': 'gap', 'position_at': 'every_layer', 'layers': 'scan'}]
+)
+def test_parameters_resized_for_good_compute_the_same(knobs, patch, random_params):
+  model = small(**knobs)
+  params = jax.device_get(random_params(model, (1, *SIZE, 3)))
+  config, resized = with_patch_size(model.config, params, image_size=SIZE, patch_size=patch)
+  assert config.patch_size == patch
+  plain = build_model(config, num_classes=3)
+  shapes = jax.eval_shape(plain.init, jax.random.key(0), images())['params']
+  assert jax.tree.map(lambda x: x.shape, resized) == jax.tree.map(lambda x: x.shape, shapes)
+  on_the_fly = resized_model(model, image_size=SIZE, patch_size=patch)
+  expected = run(on_the_fly, params, images())
+  np.testing.assert_allclose(
+    run(plain, resized, images()), expected, atol=1e-5 * float(jnp.abs(expected).max())
+  )
+
+
+@pytest.mark.parametrize(
+  ('variant', 'knobs', 'patch', 'told'),
+  [
+    ('R-tiny', {}, 8, 'A ResNet has no patches'),
+    ('Ti/8', SMALL, 5, 'Nearest: 4 or 6'),
+    ('Ti/8', {**SMALL, 'position': 'relative'}, 4, 'Offsets along the raster'),
+  ],
+)
+def test_patches_that_cannot_be_resized_are_refused(variant, knobs, patch, told):
+  with pytest.raises(ConfigError, match=told):
+    with_patch_size(ModelConfig(variant, **knobs), {}, image_size=SIZE, patch_size=patch)
 
 
 def test_a_doubled_image_with_doubled_patches_gives_the_same_embeddings(random_params):
