@@ -93,8 +93,7 @@ def restore_or_init(run: Run, store: Store) -> tuple[TrainState, Progress]:
     aux['ema_params'] = abstract.ema_params
   restored = store.restore(params=abstract.params, opt_state=abstract.opt_state, aux=aux)
   if restored is not None:
-    _check_same_data(run, store, restored.step, restored.meta)
-    _check_same_teacher(run, store, restored.step, restored.meta)
+    _check_same_lessons(run, store, restored.step, restored.meta)
     ema_params = restored.aux['ema_params'] if abstract.ema_params is not None else None
     state = TrainState(
       restored.aux['step'], restored.params, restored.opt_state, ema_params, restored.aux['rng']
@@ -115,29 +114,28 @@ def _progress(step: int, meta: dict[str, Any]) -> Progress:
   return progress
 
 
-def _check_same_data(run: Run, store: Store, step: int, meta: dict[str, Any]) -> None:
-  """Raises CheckpointError when the training source is not the one that the checkpoint was trained on."""
+def _check_same_lessons(run: Run, store: Store, step: int, meta: dict[str, Any]) -> None:
+  """Raises CheckpointError when training data or teacher are not those that the checkpoint learned from; names both."""
+  hint = 'restore it, or start in a new workdir with init.checkpoint'
+  changed = {}
   if meta['data']['fingerprint'] != run.source.fingerprint:
-    problem = Problem(
+    changed['the training data'] = Problem(
       'data.source',
       f'{len(run.source)} examples, fingerprint {run.source.fingerprint}',
       f'{meta["data"]["num_examples"]} examples, fingerprint {meta["data"]["fingerprint"]}, as at step {step}',
-      'A resumed run must see the same data: restore the data set, or start in a new workdir with init.checkpoint',
+      f'A resumed run must see the same data: {hint}',
     )
-    raise CheckpointError(f'{store.workdir}: the training data changed since this run was started', [problem])
-
-
-def _check_same_teacher(run: Run, store: Store, step: int, meta: dict[str, Any]) -> None:
-  """Raises CheckpointError when the teacher is not the one that the checkpoint learned from."""
   before = meta['teacher'] if 'teacher' in meta else None  # earlier versions knew no teachers
   if run.teacher is not None and run.teacher.fingerprint != before:
-    problem = Problem(
+    changed['the teacher'] = Problem(
       'distill.checkpoint',
       f'{run.recipe.distill.checkpoint}, fingerprint {run.teacher.fingerprint}',
       f'fingerprint {before}, as at step {step}',
-      'A resumed run must learn from the same teacher: restore it, or start in a new workdir with init.checkpoint',
+      f'A resumed run must learn from the same teacher: {hint}',
     )
-    raise CheckpointError(f'{store.workdir}: the teacher changed since this run was started', [problem])
+  if changed:
+    headline = f'{store.workdir}: {" and ".join(changed)} changed since this run was started'
+    raise CheckpointError(headline, list(changed.values()))
 
 
 def _transfer(run: Run, state: TrainState, source: str, workdir: pathlib.Path) -> TrainState:

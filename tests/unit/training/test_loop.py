@@ -6,10 +6,13 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from tiny_loaded import tiny_loaded
 
+import vitjax
 from vitjax.errors import CheckpointError, TrainingError
 from vitjax.training import build, train
 from vitjax.training.metrics import read_metrics
+from vitjax.trees import flatten
 
 
 def rows_without_speed(workdir):
@@ -89,3 +92,30 @@ def test_init_from_a_checkpoint_takes_its_weights_at_another_resolution(tmp_path
   np.testing.assert_array_equal(kernel, old['params/Transformer/encoderblock_1/MlpBlock_0/Dense_0/kernel'])
   assert state.params['Transformer']['posembed_input']['pos_embedding'].shape == (1, 1 + 6 * 4, 32)
   assert not np.any(jax.device_get(state.params['head']['kernel']))
+
+
+@pytest.mark.parametrize('format', ['npz', pytest.param('huggingface', marks=pytest.mark.slow)])
+def test_weights_of_another_framework_start_a_run(format, tmp_path):
+  path = tmp_path / ('old.npz' if format == 'npz' else 'old')
+  vitjax.export(tiny_loaded(gelu='tanh' if format == 'npz' else 'exact'), path, format=format)
+  start = vitjax.load(path, image_size=24, num_classes=4, head='reset')
+  sizes = {
+    f'model__{name}': getattr(start.config, name) for name in ('width', 'depth', 'mlp_dim', 'num_heads')
+  }
+  knobs = {f'model__{name}': getattr(start.config, name) for name in ('gelu', 'norm_eps')}
+  recipe = tiny.tiny_recipe(
+    **sizes,
+    **knobs,
+    data__image_size=(24, 24),
+    init__checkpoint=str(path),
+    init__position_resize='zoom' if format == 'npz' else 'bicubic',
+    optim__peak_lr=0.0,  # so that what was loaded is what is saved
+    total='2 steps',
+    evals={},
+  )
+  train(build(recipe), tmp_path / 'new')
+  saved = flatten(vitjax.load(tmp_path / 'new').params)
+  for name, array in flatten(start.params).items():
+    np.testing.assert_array_equal(saved[name], array, err_msg=name)
+  assert 'head/kernel' in saved
+  assert '1 resized, 2 reset' in (tmp_path / 'new' / 'init_report.txt').read_text()
