@@ -260,7 +260,8 @@ def same_seed_twice(rng: random.Random, count: int, folder: pathlib.Path) -> Out
     losses = []
     for name in ('a', 'b'):
       workdir = folder / f'{recipe.stem}_{name}'
-      job = Job(workdir, command=['train', f'--config={recipe}:smoke', f'--workdir={workdir}'])
+      more = f',teacher={folder / "bit_a"}' if recipe.stem == 'distill' else ''
+      job = Job(workdir, command=['train', f'--config={recipe}:smoke{more}', f'--workdir={workdir}'])
       code = job.wait()
       losses.append([row['train/loss'] for row in runs.rows(workdir)] if code == 0 else job.text()[-300:])
     same = losses[0] == losses[1] and isinstance(losses[0], list) and len(losses[0]) > 0

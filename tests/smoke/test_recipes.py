@@ -22,6 +22,8 @@ FORMS = {
   'vit_s16': '',
   'bit-i1k': '',
   'bit-i21k': ':data=imagenet21k,model=R101x3',
+  'distill-imagenet': ':teacher=TEACHER',
+  'distill-pets': ':data=pets,teacher=TEACHER,patience=medium',
   'finetune-pets': ':checkpoint=PRETRAINED',
   'finetune-imagenet-final': ':data=imagenet,checkpoint=PRETRAINED,lr=0.03,final',
   'finetune-augreg-cifar100': ':rule=augreg,data=cifar100,model=B/32,checkpoint=PRETRAINED',
@@ -38,7 +40,7 @@ FORMS = {
 
 
 # Recipes whose smoke form shrinks them in the same way (config/smoke.py): pretrain stands for them in the default run.
-ALIKE = ('augreg', 'bit', 'fewshot', 'finetune', 'naflex', 'vit_s16', 'vtab')
+ALIKE = ('augreg', 'bit', 'distill', 'fewshot', 'finetune', 'naflex', 'vit_s16', 'vtab')
 
 
 @pytest.mark.parametrize('recipe', [name for name in RECIPES if name not in ALIKE])
@@ -54,21 +56,32 @@ def test_smoke_form_trains_with_the_same_losses_each_time(recipe, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('recipe', [*ALIKE, 'finetune-bit'])
-def test_smoke_form_of_the_others_trains(recipe, tmp_path):
+def test_smoke_form_of_the_others_trains(recipe, tmp_path, capsys):
   name, _, rule = recipe.partition('-')
   spec = f'{CONFIGS / name}.py:smoke' + (f',rule={rule},model=R50x1' if rule else '')
-  assert main(['train', f'--config={spec}', f'--workdir={tmp_path}']) == 0
-  last = read_metrics(tmp_path)[-1]
+  if recipe == 'distill':
+    teacher = tmp_path / 'teacher'
+    assert main(['train', f'--config={CONFIGS / "bit.py"}:smoke', f'--workdir={teacher}']) == 0
+    spec += f',teacher={teacher}'
+  assert main(['train', f'--config={spec}', f'--workdir={tmp_path / "run"}']) == 0
+  last = read_metrics(tmp_path / 'run')[-1]
   assert last['step'] == 4
+  if recipe == 'distill':
+    assert 'train/agreement' in last
+    teacher.rename(tmp_path / 'gone')
+    assert main(['eval', f'--checkpoint={tmp_path / "run"}']) == 0
+    assert f'val/loss = {last["val/loss"]:.4g}'[:-1] in capsys.readouterr().out
   if recipe == 'fewshot':
     assert {'pets/accuracy_1shot', 'pets/accuracy_2shot'} <= last.keys()
 
 
 @pytest.mark.parametrize('recipe', ALIKE)
-def test_smoke_form_is_a_sound_recipe(recipe):
-  for arguments in (
-    [''] if recipe != 'finetune' else ['', ',rule=augreg,data=cifar10', ',rule=bit,model=R50x1']
-  ):
+def test_smoke_form_is_a_sound_recipe(recipe, tmp_path):
+  forms = {
+    'finetune': ['', ',rule=augreg,data=cifar10', ',rule=bit,model=R50x1'],
+    'distill': [f',teacher={tmp_path}', f',teacher={tmp_path},data=flowers,patience=long,model=S/16'],
+  }
+  for arguments in forms[recipe] if recipe in forms else ['']:
     config, parsed = load_recipe(f'{CONFIGS / recipe}.py:smoke{arguments}', num_devices=8)
     assert str(parsed.total) == '4 steps'
     assert all(parsed.evals[name].source.kind == 'synthetic' for name in config.evals)

@@ -60,6 +60,8 @@ CASES = {
   'bit:data=imagenet21k': (
     I21K, COSINE(total=steps(90, I21K, 4096), warmup=5_000, peak=0.48), (4.8e-4, 'share'), 1,
   ),
+  'distill': (I1K, COSINE(total=steps(300, I1K, 4096), warmup=5_000, peak=0.03), (3e-4, 'share'), 1),
+  'distill:data=pets': (3_312, COSINE(total=steps(1000, 3_312, 512), warmup=1_500, peak=0.01), (1e-3, 'share'), 1),
   'finetune': (3_312, SMALL, (0.0, 'rate'), 1),
   'finetune:data=flowers,lr=0.03': (918, {**SMALL, 'peak': 0.03}, (0.0, 'rate'), 1),
   'finetune:data=cifar100': (49_000, COSINE(total=10_000, warmup=500, peak=0.01), (0.0, 'rate'), 1),

@@ -45,7 +45,8 @@ def _check_teacher(found: Findings) -> None:
     check_exists(found, 'distill.checkpoint', checkpoint, 'a file or a folder')
   elif found.good('objective.name') and found.recipe.objective.name == 'distillation':
     expected = "the teacher's workdir or weights, for objective.name = 'distillation'"
-    found.add('distill.checkpoint', expected, 'Whatever vitjax.load reads')
+    hint = 'Whatever vitjax.load reads: --config.distill.checkpoint=PATH'
+    found.add('distill.checkpoint', expected, hint)
 
 
 def _check_positive(found: Findings) -> None:
