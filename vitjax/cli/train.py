@@ -65,9 +65,9 @@ def run(args: argparse.Namespace, overrides: Overrides) -> int:
 
   if profile is not None and recipe.model.patch_sizes:
     expected = '() with --profile, which reads the times of one program'
-    raise ConfigError(
-      'no single step to trace', [Problem('model.patch_sizes', str(recipe.model.patch_sizes), expected)]
-    )
+    hint = 'Trace one size: --config.model.patch_sizes="()" --config.model.patch_size=SIZE, in a workdir of its own'
+    problem = Problem('model.patch_sizes', str(recipe.model.patch_sizes), expected, hint)
+    raise ConfigError('no single step to trace', [problem])
 
   import jax
 
