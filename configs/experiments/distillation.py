@@ -13,7 +13,7 @@ from vitjax.config import Cell, Claim, Experiment, grid, load_config, parse_args
 
 SMALL = pathlib.Path(__file__).with_name('small.py')
 STUDENTS = ('labels', 'distilled', 'distilled with mixup')
-SHORT, LONG = 150, 600
+SHORT, LONG = 100, 400
 # The best of data_scale's sweep for each network.
 TEACHER, STUDENT = 'model=resnet,lr=0.03', 'model=vit,lr=0.003'
 
@@ -55,15 +55,15 @@ def get_experiment(smoke: bool) -> Experiment:
     title='A patient teacher',
     question='Does a ViT learn more from the predictions of a CNN than from labels, and does patience pay?',
     method=(
-      'The teacher is a ResNet of 3 units (33,000 parameters), trained for 600 steps of 100 on labels of the first '
+      'The teacher is a ResNet of 3 units (33,000 parameters), trained for 400 steps of 100 on labels of the first '
       '1,000 images of Fashion-MNIST, at 32 pixels, shifted and flipped; each seed has a teacher of its own. Students '
-      'are ViTs of 4 blocks, width 64 and 16 tokens (148,000 parameters), trained for 150 or 600 steps on the same '
+      'are ViTs of 4 blocks, width 64 and 16 tokens (148,000 parameters), trained for 100 or 400 steps on the same '
       "images: on labels, or on the teacher's probabilities of the same view (temperature 1, no labels), without and "
       'with mixup. Scored on 4,000 test images.'
     ),
     limits=(
       'Students have more parameters than their teacher and are weaker without it: this is a CNN teaching a ViT, not a '
-      'large model made small. 60 passes over the images are few beside the thousands of the paper. One learning rate '
+      'large model made small. 40 passes over the images are few beside the thousands of the paper. One learning rate '
       'for all students, chosen on labels and 10,000 images.'
     ),
     metric='test/accuracy_top1',

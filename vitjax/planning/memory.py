@@ -2,7 +2,8 @@
 
   arguments    parameters, optimiser state, averaged and a teacher's weights, the batch, as sharded; exact up to padding
   gradients    like the parameters; twice with gradient accumulation
-  uphill       with SAM the weights that the second gradient is taken at; with GSAM the first gradient as well
+  uphill       the weights that SAM's second gradient is taken at, where they are not those of the cast copy; with GSAM
+               the first gradient as well
   cast copy    the parameters in the compute dtype, where that differs
   saved        what the forward pass leaves for the backward pass, read from the traced program, so that it follows
                every change of model and remat policy
@@ -226,7 +227,7 @@ def estimate_memory(run: Run, cache: ResidualCache, *, tiled: bool) -> MemoryEst
     teacher=_tree_bytes(state.frozen, tiled),
     batch=_tree_bytes(run.abstract_batch(), tiled),
     gradients=params * (2 if steps > 1 else 1),
-    uphill=params * (bool(optim.sam_rho) + bool(optim.gsam_alpha)),
+    uphill=params * ((optim.sam_rho > 0 and model.dtype == model.param_dtype) + (optim.gsam_alpha > 0)),
     cast_copy=int(params * ratio) if model.dtype != model.param_dtype else 0,
     saved=saved.bytes_per_device(model=split, tiled=tiled),
     working=int((_GRADIENT_SHARE if model.remat == 'none' else _RECOMPUTED_SHARE) * block) + gathered,

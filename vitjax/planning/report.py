@@ -133,7 +133,7 @@ def _memory(job: Job) -> str:
   add('arguments', memory.arguments, compiled and compiled.arguments)
   add('  gradients', memory.gradients)
   if memory.uphill:
-    add('  weights uphill (SAM)', memory.uphill)
+    add('  SAM, beside the gradients', memory.uphill)
   if memory.cast_copy:
     add(f'  parameters in {job.run.recipe.model.dtype}', memory.cast_copy)
   add('  activations saved for the backward pass', memory.saved)

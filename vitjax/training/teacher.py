@@ -1,9 +1,10 @@
-"""The teacher of a distillation: opened before any device work, placed once, never trained and never saved."""
+"""The teacher of a distillation: opened and tried before the run has arrays, placed once, never trained nor saved."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import re
 from typing import Any
 
@@ -17,8 +18,11 @@ from vitjax.errors import ConfigError, Problem
 from vitjax.loading import Loaded, load
 from vitjax.models.flops import forward_flops
 from vitjax.objectives.distillation import Teacher
+from vitjax.parallel.distributed import is_main
 from vitjax.parallel.rules import param_shardings
 from vitjax.trees import flatten
+
+log = logging.getLogger('vitjax')
 
 _MAX_LISTED = 5
 
@@ -59,6 +63,7 @@ def open_teacher(recipe: Recipe, *, num_classes: int, source: Source) -> OpenedT
   """Returns the teacher that a recipe names, on the host; None without one.
 
   It is loaded for the student's resolution, so that both see the same pixels: a transformer's positions are resampled.
+  What was assumed or changed on loading, and its golden self-test, are logged.
 
   Args:
     recipe: objective.name and distill.
@@ -73,6 +78,8 @@ def open_teacher(recipe: Recipe, *, num_classes: int, source: Source) -> OpenedT
     return None
   loaded = load(recipe.distill.checkpoint, image_size=recipe.data.image_size)
   _check_classes(loaded, num_classes, source)
+  if is_main() and recipe.log.progress:
+    log.info('teacher: %s', '\n'.join(line for line in loaded.report.splitlines() if line[:1] != ' '))
   params = jax.device_get(loaded.params)
   size = recipe.data.image_size
   return OpenedTeacher(
