@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import pathlib
 import random
@@ -33,5 +34,8 @@ def does_not_fit(rng: random.Random, count: int, folder: pathlib.Path) -> Outcom
   too_large = found['compiled'] is None and found['estimated'] > found['data_sheet']
   outcome.count('' if too_large and abs(errors[-1]) < 0.1 else f'accepted, or {errors[-1]:+.1%}')
   texts = ', '.join(f'{error:+.1%}' for error in errors)
-  outcome.figure = f'B/16 of six blocks on v5e:2x2: estimate {texts} of the compiler; the third does not fit'
+  version = importlib.metadata.version('jax')
+  outcome.figure = (
+    f'B/16 of six blocks on v5e:2x2, jax {version}: estimate {texts} of the compiler; the third does not fit'
+  )
   return outcome
