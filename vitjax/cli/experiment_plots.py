@@ -20,6 +20,8 @@ Series = dict[str, dict[Any, list[float]]]
 Lines = Mapping[str, Mapping[int, Sequence[float]]]
 _COLOURS = ('#1f5fa8', '#b5651d', '#2e8b57', '#8e4585', '#708090', '#c2a83e', '#b22222', '#4fb3bf')
 _WRAP = 16
+# Entries of a legend within the axes.
+_MOST_INSIDE = 6
 
 
 def columns_of(series: Series) -> list[Any]:
@@ -39,7 +41,9 @@ def plot_scores(experiment: Experiment, measure: Measure, series: Series, path: 
   axes.set_xlabel(experiment.column)
   axes.set_ylabel(measure.name)
   axes.set_title(experiment.title)
-  axes.legend(fontsize=8, title=', '.join(experiment.rows), title_fontsize=8)
+  # Many entries would cover points wherever they stand inside.
+  outside = {'loc': 'upper left', 'bbox_to_anchor': (1.0, 1.0)} if len(series) > _MOST_INSIDE else {}
+  axes.legend(fontsize=8, title=', '.join(experiment.rows), title_fontsize=8, **outside)
   axes.grid(axis='y', alpha=0.3)
   _save(figure, axes, path)
 
