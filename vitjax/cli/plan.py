@@ -129,6 +129,8 @@ def _sweep(args: argparse.Namespace, topology, devices, recipe) -> int:
   shape, remat = chosen.run.mesh.shape, chosen.run.recipe.model.remat
   flags = ' '.join(f'--config.parallel.{name}={shape[name]}' for name in ('fsdp', 'model'))
   print(f'* nothing is both smaller and faster. Recommended: {flags} --config.model.remat={remat}')
+  if checked:
+    print('Steps of compiled rows count all communication that nothing hides; the other rows estimate it.')
   tight = chosen.memory_bytes / topology.hardware.hbm_bytes
   if tight > 0.9:
     print(f'It uses {tight:.0%} of the memory; later stars leave more room.')

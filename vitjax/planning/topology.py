@@ -100,6 +100,9 @@ def prepare_process(topology: Topology) -> None:
     # A process whose devices exist already keeps those; describe_devices then counts them.
     with contextlib.suppress(RuntimeError):
       jax.config.update('jax_num_cpu_devices', topology.num_devices)
+  else:
+    # Without the devices a stored program cannot be loaded: jax would warn, compile again, and write it once more.
+    jax.config.update('jax_enable_compilation_cache', False)
   for name, value in {
     'TPU_SKIP_MDS_QUERY': '1',  # no cloud metadata server to ask
     'TPU_WORKER_HOSTNAMES': 'localhost',
