@@ -93,7 +93,8 @@ class Survey:
     rest = [group for group in self.repeated if group not in shared and group not in contradictory]
     if rest:
       extra = sum(len(group) - 1 for group in rest)
-      found.append(f'{_times(len(rest), "image")} more than once in one part ({extra} copies):')
+      copies = 'copy' if extra == 1 else 'copies'
+      found.append(f'{_times(len(rest), "image")} more than once in one part ({extra} {copies}):')
       found += _groups(rest, listed)
     if not self.repeated:
       found.append('no image twice (compared pixel by pixel)')

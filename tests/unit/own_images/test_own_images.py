@@ -1,19 +1,24 @@
 """The command for anyone's images: a folder with all that goes wrong in folders, and what the recipe makes of it."""
 
+import csv
+import io
 import pathlib
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+from launch.local.run import run_processes
 from vitjax.cli.main import main
 from vitjax.config import default_config, load_config, parse_recipe
 from vitjax.config.hyperrule import apply_hyper_rule, hyper_rule
 from vitjax.errors import ConfigError, DataError
 from vitjax.own_images import derive
 
-RECIPE = pathlib.Path(__file__).parents[3] / 'configs' / 'transfer.py'
+ROOT = pathlib.Path(__file__).parents[3]
+RECIPE = ROOT / 'configs' / 'transfer.py'
 TINY = [f'--config.model.{knob}' for knob in ('depth=1', 'width=32', 'mlp_dim=64', 'num_heads=2')]
 
 
@@ -88,6 +93,32 @@ def test_a_folder_as_people_have_them_ends_in_a_report_and_a_model(folder, tmp_p
   assert 'mistakes.png' in text
 
 
+@pytest.mark.slow
+def test_two_processes_write_the_report_of_one_and_only_once(folder, tmp_path, monkeypatch):
+  command = ['train', f'--config={RECIPE}:data={folder},model=Ti/16,size=32,steps=2,batch=16', *TINY]
+  command.append(f'--workdir={tmp_path}')
+  monkeypatch.setenv('PYTHONPATH', str(ROOT))
+  out = io.BytesIO()
+  assert run_processes([sys.executable, '-P', '-u', '-m', 'vitjax', *command], 2, devices=1, out=out) == 0
+  text = out.getvalue().decode()
+  for said in ('looked at the images', 'all of it: ', 'accuracy per class:', 'mistakes.png', 'next: '):
+    assert text.count(said) == 1, (said, text[-3000:])
+
+  def rows(name):
+    with (tmp_path / 'report' / 'val' / name).open(encoding='utf-8', newline='') as file:
+      return list(csv.reader(file))
+
+  by_two = rows('predictions.csv')
+  assert len(by_two) >= 60
+  assert len({row[0] for row in by_two}) == len(by_two), 'each image once'
+  # One process finds the run finished, and writes its report anew.
+  assert main(command) == 0
+  by_one = rows('predictions.csv')
+  assert [row[:2] for row in by_one] == [row[:2] for row in by_two]
+  probabilities = (np.array([row[4] for row in each[1:]], float) for each in (by_one, by_two))
+  np.testing.assert_allclose(*probabilities, atol=1e-5)
+
+
 def test_the_same_folder_gives_the_same_recipe_and_another_seed_another_split(folder):
   first, again, other = (recipe_of(folder, model='Ti/16', seed=seed) for seed in (0, 0, 1))
   assert first == again
@@ -120,8 +151,20 @@ def test_split_folders_are_taken_as_they_are(tmp_path):
 
 def test_a_folder_without_training_images_is_refused(tmp_path):
   photographs(tmp_path / 'val', 3, ('a', 'b'))
-  with pytest.raises(ConfigError, match='nothing to learn from'):
+  with pytest.raises(ConfigError, match='nothing to learn from') as caught:
     recipe_of(tmp_path, model='Ti/16')
+  assert 'fit_recipe' not in str(caught.value), 'a line of the recipe file helps nobody here'
+
+
+def test_a_single_class_is_refused(tmp_path):
+  photographs(tmp_path, 6, ('all of them',))
+  with pytest.raises(ConfigError, match=r'nothing to tell apart(.|\n)*one class, all of them'):
+    recipe_of(tmp_path, model='Ti/16')
+
+
+def test_without_data_an_example_is_given():
+  with pytest.raises(ConfigError, match=r'--config=configs/transfer\.py:data=/path/to/images'):
+    load_config(str(RECIPE))
 
 
 def test_more_unreadable_images_than_tolerated_stop_before_training(tmp_path, capsys):

@@ -11,7 +11,7 @@ from vitjax.config.schema import SourceConfig
 from vitjax.data.sources import open_source
 from vitjax.errors import DataError
 from vitjax.own_images import prepare as module
-from vitjax.own_images.layout import find_layout
+from vitjax.own_images.layout import find_layout, find_splits
 from vitjax.own_images.prepare import find_parts, prepare
 
 
@@ -75,6 +75,35 @@ def test_a_folder_with_other_things_in_it_is_refused(folder, tmp_path):
     prepare(str(folder), tmp_path / 'shards')
   with pytest.raises(DataError, match='in use'):
     prepare(str(folder), folder)
+
+
+def test_shards_are_made_into_other_shards(folder, tmp_path):
+  prepare(str(folder), tmp_path / 'shards')
+  assert prepare(str(tmp_path / 'shards'), tmp_path / 'more', num_shards=2).num_shards == {
+    'train': 2,
+    'val': 2,
+  }
+  before, after = (
+    open_source(SourceConfig(kind='array_record', path=str(tmp_path / name))) for name in ('shards', 'more')
+  )
+  assert content(before) == content(after)
+
+
+def test_what_tfds_prepared_is_known_by_its_own_account(tmp_path):
+  info = tmp_path / 'dataset_info.json'
+  info.write_text(json.dumps({'fileFormat': 'tfrecord', 'splits': [{'name': 'train'}, {'name': 'test'}]}))
+  source, splits = find_splits(str(tmp_path))
+  assert (source.kind, splits) == ('tfrecord', ('train', 'test'))
+  layout = find_layout(str(tmp_path), split_seed=0)
+  assert (layout.train.kind, layout.val.split, layout.made) == ('tfrecord', 'test', False)
+  info.write_text('{"name": 3')
+  with pytest.raises(DataError, match='TFDS metadata'):
+    find_splits(str(tmp_path))
+
+
+def test_a_path_that_is_not_there_gives_its_nearest_neighbour(folder, tmp_path):
+  with pytest.raises(DataError, match='Did you mean .*meine Bilder'):
+    prepare(str(folder.with_name('mine Bilder')), tmp_path / 'shards')
 
 
 def test_several_classes_per_image_survive(folder, tmp_path):
