@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
@@ -11,10 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vitjax.config.schema import DataConfig
 from vitjax.data.naflex import check_native
-from vitjax.data.order import source_index
-from vitjax.data.readers import Label, require
+from vitjax.data.pipeline import train_batches
+from vitjax.data.readers import Label, as_label, require
 from vitjax.data.sources import Source
-from vitjax.data.transforms import BOXES, Augment, example_rng
+from vitjax.data.transforms import BOXES
 from vitjax.errors import ConfigError, Problem
 
 _CELL = 128
@@ -37,7 +38,8 @@ def contact_sheet(
 ) -> pathlib.Path:
   """Writes a PNG of the first training samples, cropped and flipped as the model gets them; returns its path.
 
-  Pixels are shown before normalisation, small images enlarged by whole pixels. Damaged records raise.
+  Pixels are shown before normalisation, small images enlarged by whole pixels. A damaged record is replaced by the next
+  one, as in training.
 
   Args:
     config: image size and augmentation.
@@ -47,7 +49,7 @@ def contact_sheet(
 
   Raises:
     ConfigError: `path` does not end in .png.
-    UnreadableError: one of these samples is damaged.
+    DataError: more of these samples are damaged than the source tolerates.
   """
   target = pathlib.Path(path)
   if target.suffix.lower() != '.png':
@@ -55,7 +57,6 @@ def contact_sheet(
       'the contact sheet is a PNG', [Problem('path', str(target), 'a file name ending in .png')]
     )
   check_native(config, None)
-  augment = Augment.from_config(config)
   width = columns * (_CELL + _GAP) + _GAP
   sheet = Image.new('RGB', (width, _TITLE_HEIGHT + rows * (_CELL + _LABEL_HEIGHT + _GAP)), _PAPER)
   draw = ImageDraw.Draw(sheet)
@@ -67,13 +68,13 @@ def contact_sheet(
     fill=_MUTED,
     font=font(12),
   )
-  images, labels = [], []
-  for position in range(rows * columns):
-    index = source_index(position, len(source), seed=seed, shuffle=config.shuffle)
-    image, label = source.load(index)
-    images.append(augment(image, example_rng(seed, position)))
-    labels.append(label)
-  for position, (image, label) in enumerate(zip(_on_device(config, images, seed), labels, strict=True)):
+  # What stands at a position does not depend on the batch size, nor on who makes it.
+  one_batch = dataclasses.replace(config, batch_size=rows * columns, num_workers=0, prefetch=1)
+  with train_batches(one_batch, source, seed=seed) as batches:
+    batch = next(batches)
+  images = _on_device(config, batch['image'], seed)
+  labels = [as_label(label) for label in batch['label']]
+  for position, (image, label) in enumerate(zip(images, labels, strict=True)):
     drawn = tile(image, _CELL)
     row, column = divmod(position, columns)
     left, top = _GAP + column * (_CELL + _GAP), _TITLE_HEIGHT + row * (_CELL + _LABEL_HEIGHT + _GAP)
@@ -87,16 +88,15 @@ def contact_sheet(
   return target
 
 
-def _on_device(config: DataConfig, images: list[np.ndarray], seed: int) -> list[np.ndarray]:
-  """Returns the images after what the device would do to them, drawn alike but with other numbers than the run's."""
+def _on_device(config: DataConfig, images: np.ndarray, seed: int) -> np.ndarray:
+  """Returns images uint8 [n, h, w, 3] after what the device would do to them, with other draws than the run's."""
   if config.augment_on != 'device':
     return images
   import jax
 
   from vitjax.ops.augment import augmented
 
-  batch = jax.jit(augmented, static_argnums=2)(jax.random.key(seed), np.stack(images), config)
-  return list(np.asarray(batch))
+  return np.asarray(jax.jit(augmented, static_argnums=2)(jax.random.key(seed), images, config))
 
 
 def _subtitle(config: DataConfig, source: Source, seed: int) -> str:

@@ -4,7 +4,7 @@ from PIL import Image
 
 from vitjax.config.schema import DataConfig, SourceConfig
 from vitjax.data import augmentation_page, contact_sheet, open_source, train_batches
-from vitjax.errors import ConfigError
+from vitjax.errors import ConfigError, DataError
 
 
 def test_sheet_shows_the_first_batch(tmp_path):
@@ -72,3 +72,15 @@ def test_page_of_augmentations(tmp_path):
     augmentation_page(DataConfig(crop='resize'), source, tmp_path / 'page.png')
   with pytest.raises(ConfigError, match=r'\.png'):
     augmentation_page(DataConfig(), source, tmp_path / 'page.jpg')
+
+
+def test_a_damaged_image_is_replaced_as_in_training(tmp_path, image_folder):
+  (image_folder / 'cat' / '1 ü.png').write_bytes(b'\x89PNG broken')
+  config = DataConfig(image_size=(16, 16))
+  for budget, shown in ((1, True), (0, False)):
+    source = open_source(SourceConfig(kind='image_folder', path=str(image_folder), max_corrupt=budget))
+    if shown:
+      assert contact_sheet(config, source, tmp_path / 'sheet.png', rows=3, columns=4).is_file()
+    else:
+      with pytest.raises(DataError, match=r'1 ü\.png'):
+        contact_sheet(config, source, tmp_path / 'none.png', rows=3, columns=4)
