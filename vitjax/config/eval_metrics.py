@@ -5,7 +5,7 @@ from __future__ import annotations
 from vitjax.config.schema import EvalConfig
 
 # Evaluators of the model's own head, whose classes must be those of the training source.
-HEAD_KINDS = ('classification',)
+HEAD_KINDS = ('classification', 'multilabel')
 # Evaluators of frozen features: they read train_source, and no head.
 FEATURE_KINDS = ('fewshot', 'knn', 'linear_probe')
 # Knobs of EvalConfig that one kind alone reads. The linear probe reads held_out where there is a choice of probe_l2.

@@ -7,6 +7,7 @@ import pathlib
 import re
 
 from vitjax.config.checks.base import KNOWN_CLASSES, Findings
+from vitjax.config.eval_metrics import HEAD_KINDS
 from vitjax.config.suggest import suggest_file
 from vitjax.config.values import shown
 
@@ -57,7 +58,7 @@ def check_labels(found: Findings) -> None:
       found.add(kind, f"'multilabel', since {source} is set", 'The other kinds judge one class per image')
     elif config.kind == 'multilabel' and not config.source.multi_label:
       found.add(source, f"True with {kind} = 'multilabel'", "Images of one class: kind = 'classification'")
-    elif config.kind in ('classification', 'multilabel') and config.source.multi_label != several:
+    elif config.kind in HEAD_KINDS and config.source.multi_label != several:
       found.add(source, f'{several}, as {where}', 'The head learns one or the other')
   for path in found.sources():
     source = found.source(path)

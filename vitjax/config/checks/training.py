@@ -7,7 +7,7 @@ import re
 from vitjax.config.checks.base import Findings
 from vitjax.config.checks.data import check_exists
 from vitjax.config.durations import Duration
-from vitjax.config.eval_metrics import best_metrics
+from vitjax.config.eval_metrics import HEAD_KINDS, best_metrics
 from vitjax.config.suggest import did_you_mean, nearest_divisors
 from vitjax.config.values import shown
 
@@ -178,9 +178,7 @@ def _regex_hint(pattern: str) -> str:
 
 
 def _check_report(found: Findings) -> None:
-  known = [
-    name for name, config in found.recipe.evals.items() if config.kind in ('classification', 'multilabel')
-  ]
+  known = [name for name, config in found.recipe.evals.items() if config.kind in HEAD_KINDS]
   unknown = [name for name in found.recipe.report.evals if name not in known]
   if unknown and found.good('evals'):
     expected = f'names of evaluators that judge the head: {", ".join(map(repr, known)) or "there are none"}'
