@@ -118,4 +118,4 @@ def _features(run: Run, params: Any) -> Features:
   batches = eval_batches(
     config, data, source, process_index=index, process_count=count, native=preprocess.native
   )
-  return FeatureExtractor(run.objective, run.mesh).collect(params, batches, where='data.source')
+  return FeatureExtractor(run.objective.features, run.mesh).collect(params, batches, where='data.source')
