@@ -44,7 +44,7 @@ def write(
   with (workdir / 'results.csv').open('w', newline='', encoding='utf-8') as file:
     rows = csv.writer(file)
     metrics = _metrics(experiment)
-    rows.writerow([*names, *metrics, 'steps', 'cpu_s'])
+    rows.writerow([*names, *metrics, 'steps_done', 'cpu_s'])
     for result in results:
       shown = [_held(result['labels'], name) for name in names]
       scores = [_held(result['metrics'], name) for name in metrics]
