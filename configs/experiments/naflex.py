@@ -3,7 +3,7 @@
   python benchmarks/boxed_fashion.py --out=runs/boxed_fashion
   vitjax experiment --config=configs/experiments/naflex.py --workdir=runs/naflex
 
-Cost: not run in full yet. Expected: the native ratio ahead (NaViT, arXiv 2307.06304).
+Cost: see the results page. Expected: the native ratio ahead (NaViT, arXiv 2307.06304).
 Arguments: shape, tokens, path, steps, seed, smoke.
 """
 
