@@ -10,7 +10,7 @@ import numpy as np
 
 from vitjax.config.schema import ModelConfig
 from vitjax.data import Preprocess
-from vitjax.loading import Loaded
+from vitjax.loaded import Loaded
 from vitjax.models import build_model
 
 VIT = ModelConfig(variant='Ti/4', width=16, depth=2, mlp_dim=24, num_heads=2)

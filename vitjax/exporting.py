@@ -9,7 +9,7 @@ import pathlib
 
 import vitjax
 from vitjax.errors import ConfigError, Problem
-from vitjax.loading import Loaded
+from vitjax.loaded import Loaded
 from vitjax.trees import num_params
 from vitjax.weights.archives import write_npz
 from vitjax.weights.files import write_json, write_safetensors

@@ -25,6 +25,7 @@ ROOMS = (
   'checkpoint',
   'golden',
   'weights',
+  'loaded',
   'loading',
   'exporting',
   'training',

@@ -12,7 +12,7 @@ import numpy as np
 
 from vitjax.analysis.layers import TokenLayout, token_layout
 from vitjax.errors import ConfigError, Problem
-from vitjax.loading import Loaded
+from vitjax.loaded import Loaded
 from vitjax.models import stack_attention
 from vitjax.ops import attention_distance as attention_distance_ops
 from vitjax.ops.attention_distance import patch_distances

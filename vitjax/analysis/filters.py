@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from vitjax.loading import Loaded
+from vitjax.loaded import Loaded
 from vitjax.trees import flatten
 
 # Where the kernel that meets the pixels stands: a ViT's, a hybrid's, a ResNet's.

@@ -12,7 +12,7 @@ import numpy as np
 
 from vitjax.config.variants import ResNetVariant, ViTVariant
 from vitjax.errors import ConfigError, Problem
-from vitjax.loading import Loaded
+from vitjax.loaded import Loaded
 from vitjax.models import resolve_variant
 from vitjax.models.sizes import num_prefix_tokens
 

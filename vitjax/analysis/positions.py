@@ -8,7 +8,7 @@ import numpy as np
 
 from vitjax import models
 from vitjax.analysis.layers import is_transformer, token_layout
-from vitjax.loading import Loaded
+from vitjax.loaded import Loaded
 from vitjax.ops.position_structure import PositionStructure, position_structure
 from vitjax.ops.positions import resample_positions
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from vitjax.data import Preprocess
 from vitjax.errors import ConfigError, Problem
-from vitjax.loading import Loaded
+from vitjax.loaded import Loaded
 from vitjax.ops.normalize import normalize
 
 

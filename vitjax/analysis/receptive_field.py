@@ -12,7 +12,7 @@ import numpy as np
 
 from vitjax.analysis.layers import layer_maps, layer_names
 from vitjax.errors import ConfigError, Problem
-from vitjax.loading import Loaded
+from vitjax.loaded import Loaded
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from vitjax.analysis.layers import layer_names, mapped
 from vitjax.errors import ConfigError, Problem
-from vitjax.loading import Loaded
+from vitjax.loaded import Loaded
 
 
 @dataclasses.dataclass(frozen=True)

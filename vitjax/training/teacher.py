@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 from vitjax.config.schema import ParallelConfig, Recipe
 from vitjax.data.sources import Source
 from vitjax.errors import ConfigError, Problem
-from vitjax.loading import Loaded, load
+from vitjax.loaded import Loaded
+from vitjax.loading import load
 from vitjax.models.flops import forward_flops
 from vitjax.objectives.distillation import Teacher
 from vitjax.parallel.distributed import is_main

@@ -11,7 +11,7 @@ from vitjax import analysis
 from vitjax.config import evaluator, evaluators, parse_recipe, source_config
 from vitjax.data import Preprocess
 from vitjax.errors import ConfigError
-from vitjax.loading import Loaded
+from vitjax.loaded import Loaded
 from vitjax.ops.normalize import normalize
 from vitjax.training import build, train
 from vitjax.training.metrics import read_metrics

@@ -10,7 +10,7 @@ from vitjax.analysis.receptive_field import receptive_field
 from vitjax.analysis.report import draw
 from vitjax.analysis.report.section import LeftOut, Picture, Section, Subject
 from vitjax.config.variants import ResNetVariant
-from vitjax.loading import Loaded
+from vitjax.loaded import Loaded
 from vitjax.models import resolve_variant
 
 _FIELD_IMAGES = 8

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vitjax.loading import Loaded
+from vitjax.loaded import Loaded
 
 
 @dataclasses.dataclass(frozen=True)

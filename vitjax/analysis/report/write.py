@@ -16,7 +16,7 @@ from vitjax.analysis.report.page import page
 from vitjax.analysis.report.section import LeftOut, Section, Subject
 from vitjax.config.suggest import did_you_mean
 from vitjax.errors import ConfigError, DataError, Problem
-from vitjax.loading import Loaded
+from vitjax.loaded import Loaded
 from vitjax.trees import flatten
 
 STUDIES: dict[str, Callable[[Subject], Section | LeftOut]] = {
