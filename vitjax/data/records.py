@@ -28,6 +28,10 @@ _NUM_SAMPLED = 64
 LabelFn = Callable[[Mapping[str, Any]], Label]
 
 
+class LabelRangeError(ValueError):
+  """(what was found, what was expected) of a record whose labels no budget for damage may cover."""
+
+
 @dataclasses.dataclass(frozen=True)
 class LabelFeature:
   """The class id of a record's features that stands in one of them."""
@@ -40,7 +44,11 @@ class LabelFeature:
 
 @dataclasses.dataclass(frozen=True)
 class LabelList:
-  """The classes of a record whose feature lists their ids: uint8 [num_classes], zeros and ones."""
+  """The classes of a record whose feature lists their ids: uint8 [num_classes], zeros and ones.
+
+  Raises (when called):
+    LabelRangeError: an id that is none of the classes.
+  """
 
   key: str
   num_classes: int
@@ -48,7 +56,10 @@ class LabelList:
   def __call__(self, features: Mapping[str, Any]) -> np.ndarray:
     label = np.zeros(self.num_classes, np.uint8)
     # A list without elements may leave no feature behind.
-    label[[*features[self.key].int64_list.value] if self.key in features else []] = 1
+    ids = [*features[self.key].int64_list.value] if self.key in features else []
+    if any(not 0 <= i < self.num_classes for i in ids):
+      raise LabelRangeError(f'labels {ids}', f'labels from 0 to {self.num_classes - 1}')
+    label[ids] = 1
     return label
 
 
@@ -98,6 +109,11 @@ class ExampleReader(Reader):
       return decode_image(image) * np.uint8(255) if self._is_binary else image, self._label_of(features)
     except DataError:
       raise
+    except LabelRangeError as error:
+      found, expected = error.args
+      hint = f'Correct the record, or the names in {CLASS_NAMES_FILE}'
+      problem = Problem(self.name_of(i), found, expected, hint)
+      raise DataError('labels out of range', [problem]) from error
     except Exception as error:
       # array_record and protobuf have their own error types; all of them mean: damaged.
       reason = f'the record cannot be read ({type(error).__name__}: {error})'

@@ -89,6 +89,16 @@ def test_labels_out_of_range_name_the_records(tmp_path, tools):
   assert [problem.found for problem in caught.value.problems] == ['label 5', 'label -1']
 
 
+@pytest.mark.parametrize('labels', [np.array([1, 0, 0, 1]), -1])
+def test_lists_of_labels_out_of_range_name_the_record(tmp_path, tools, labels):
+  examples = [(tools.photo(0), np.array([1, 0, 1])), (tools.photo(1), labels)]
+  write_array_record(tmp_path, examples, class_names=('a', 'b', 'c'))
+  source = open_kind('array_record', tmp_path, multi_label=True)
+  assert source[0]['label'].tolist() == [1, 0, 1]
+  with pytest.raises(DataError, match=r'array_record\[1\] = labels (.|\n)*expected labels from 0 to 2'):
+    source[1]
+
+
 def test_foreign_record_layouts_are_refused(tmp_path):
   from array_record.python.array_record_module import ArrayRecordWriter
 
