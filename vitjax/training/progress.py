@@ -88,6 +88,9 @@ class _Outlived(io.TextIOBase):
     with self._lasting():
       self._stream.flush()
 
+  def close(self) -> None:
+    """Leaves the stream as it is: whoever opened it closes it, perhaps before this is thrown away."""
+
   @contextlib.contextmanager
   def _lasting(self) -> Iterator[None]:
     try:
