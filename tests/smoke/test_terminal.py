@@ -1,11 +1,9 @@
 """A training run and those who read its output: a terminal that is closed, a pipe whose reader is killed."""
 
-import fcntl
 import os
 import pathlib
 import subprocess
 import sys
-import termios
 import time
 
 import pytest
@@ -14,11 +12,19 @@ from vitjax.training.metrics import read_metrics
 
 RECIPE = pathlib.Path(__file__).parents[1] / 'faults' / 'small_recipe.py'
 STEPS, LIMIT_S = 3000, 120
+# Makes standard input the terminal of a session, then becomes the command. Not between fork and exec of this process:
+# jax has threads here.
+TAKE_TERMINAL = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 pytestmark = pytest.mark.slow
 
 
-def started(workdir, steps, **streams):
-  command = [sys.executable, '-m', 'vitjax', 'train', f'--config={RECIPE}', f'--workdir={workdir}']
+def started(workdir, steps, before=(), **streams):
+  command = [*before, sys.executable, '-m', 'vitjax', 'train', f'--config={RECIPE}', f'--workdir={workdir}']
   knobs = {'total': f'{steps} steps', 'log.progress': True, 'checkpoint.every': '1000 steps'}
   knobs |= {'evals.val.every': '1000 steps', 'log.every': '5 steps'}
   command += [f'--config.{path}={value}' for path, value in knobs.items()]
@@ -42,12 +48,8 @@ def workdir(tmp_path):
 
 def test_a_run_saves_and_leaves_when_its_terminal_is_closed(workdir):
   ours, theirs = os.openpty()
-
-  def take_terminal():
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
   streams = {'stdin': theirs, 'stdout': theirs, 'stderr': theirs}
-  process = started(workdir, STEPS, start_new_session=True, preexec_fn=take_terminal, **streams)
+  process = started(workdir, STEPS, before=(sys.executable, '-c', TAKE_TERMINAL), **streams)
   try:
     os.close(theirs)
     while not (workdir / 'metrics.jsonl').exists() and process.poll() is None:
