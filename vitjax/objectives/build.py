@@ -26,9 +26,8 @@ def build_objective(
     teacher: of a distillation; None: the student alone, for evaluation.
   """
   model = build_model(recipe.model, num_classes=num_classes, device_class=device_class)
-  if (
-    recipe.data.max_tokens is not None
-  ):  # positions are stored for image_size and resized to the grid of each image
+  # Positions are stored for image_size, and resized to the grid of each image.
+  if recipe.data.max_tokens is not None:
     model = resized_model(model, image_size=recipe.data.image_size)
   return _OBJECTIVES[recipe.objective.name](recipe, num_classes, model, teacher)
 
